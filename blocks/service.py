@@ -1,0 +1,193 @@
+"""What the inventory says of one service: pure configuration, no connection."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from blocks.gpu import Gpu
+from blocks.ladder import Ladder
+from blocks.models import Frozen, ServingConfig
+from blocks.secrets import SecretRef
+
+SERVING_FIELDS = frozenset(ServingConfig.model_fields)
+Autonomy = Literal["observe", "approve", "auto"]
+
+
+def _known(keys: dict[str, str]) -> dict[str, str]:
+    unknown = sorted(set(keys) - SERVING_FIELDS)
+    if unknown:
+        raise ValueError(
+            f"unknown serving field {unknown[0]!r}; use one of {', '.join(sorted(SERVING_FIELDS))}"
+        )
+    return keys
+
+
+class ArgumentsSource(Frozen):
+    """The numbers live in the container's arguments (`--flag value`, `--flag=value`, `-tp 2`)."""
+
+    kind: Literal["arguments"] = "arguments"
+    env: dict[str, str] = Field(
+        default={},
+        description="serving field -> environment variable of the container, where an "
+        "entrypoint script turns variables into arguments",
+    )
+    _env_known = field_validator("env")(_known)
+
+
+class YamlSource(Frozen):
+    """The numbers live in a YAML file the server is started with."""
+
+    kind: Literal["yaml"]
+    path: str = Field(description="file on the worker's host")
+    key_map: dict[str, str] = Field(
+        default={},
+        description="serving field -> dotted key in the file; a field not named here is looked "
+        "up under its own name, with _ or -",
+    )
+    value_map: dict[str, dict[str, str]] = Field(
+        default={},
+        description="serving field -> {vLLM's value: the file's word}, e.g. auto written as fp16",
+    )
+    _keys_known = field_validator("key_map")(_known)
+
+
+class EnvFileSource(Frozen):
+    """The numbers live in a .env file."""
+
+    kind: Literal["env-file"]
+    path: str = Field(description="file on the worker's host")
+    key_map: dict[str, str] = Field(
+        default={},
+        description="serving field -> variable; default is the field in capitals",
+    )
+    _keys_known = field_validator("key_map")(_known)
+
+
+ServingSource = Annotated[ArgumentsSource | YamlSource | EnvFileSource, Field(discriminator="kind")]
+
+
+class DockerRuntimeSpec(Frozen):
+    """A container on a Docker Engine."""
+
+    kind: Literal["docker"]
+    host: str = Field(default="local", description="name under `docker_hosts`")
+    container: str = Field(description="container name", min_length=1)
+    stop_timeout_s: float = Field(default=30, gt=0, le=600)
+
+
+StatusFormat = Literal["systemd", "docker-state", "json", "exit-code"]
+
+
+class CommandRuntimeSpec(Frozen):
+    """Anything a command can start: systemd units, scripts, make targets. Argv lists, no shell."""
+
+    kind: Literal["command"]
+    restart: tuple[str, ...] = Field(min_length=1)
+    stop: tuple[str, ...] = Field(min_length=1)
+    status: tuple[str, ...] = Field(min_length=1)
+    status_format: StatusFormat = Field(
+        description="systemd: `systemctl show` lines; docker-state: `docker inspect --format "
+        "'{{json .State}}'`; json: {phase, exit_code, ...}; exit-code: 0 running, 3 stopped"
+    )
+    logs: tuple[str, ...] = Field(min_length=1)
+    cwd: str | None = None
+    timeout_s: float = Field(default=60, gt=0, description="of one command")
+
+    @field_validator("restart", "stop", "status", "logs", mode="before")
+    @classmethod
+    def _argv(cls, value: object) -> object:
+        if isinstance(value, str):
+            raise ValueError(
+                f"must be a list of words, not the string {value!r}: no shell is used; "
+                f'write ["systemctl", "restart", "vllm"]'
+            )
+        return value
+
+
+RuntimeSpec = Annotated[DockerRuntimeSpec | CommandRuntimeSpec, Field(discriminator="kind")]
+
+
+class Model(Frozen):
+    """The model a service serves."""
+
+    name: str
+    quantisation: str | None = None
+    config_json: str | None = Field(
+        default=None, description="path of the model's config.json, for the KV arithmetic"
+    )
+
+
+class Slo(Frozen):
+    """Service level objectives; a value that is absent is not checked."""
+
+    p90_latency_s: float | None = Field(default=None, gt=0)
+    p95_latency_s: float | None = Field(default=None, gt=0)
+    p99_latency_s: float | None = Field(default=None, gt=0)
+    error_rate: float | None = Field(default=None, ge=0, le=1, description="share, 0..1")
+    throughput_rps: float | None = Field(default=None, gt=0)
+
+
+class ChangePolicy(Frozen):
+    """How a change to this service is guarded and verified."""
+
+    autonomy: Autonomy = "approve"
+    autonomy_for: dict[str, Autonomy] = Field(
+        default={}, description="procedure -> autonomy, e.g. remediate_oom: auto"
+    )
+    attempts: int = Field(default=3, ge=1, le=20, description="acts allowed within `window_s`")
+    window_s: int = Field(default=3600, ge=60)
+    cooldown_s: int = Field(default=300, ge=0, description="rest after a remediation")
+    start_timeout_s: float = Field(
+        default=600,
+        gt=0,
+        description="from start to the first token; a model that still "
+        "loads (its log moves) is never cut off before it",
+    )
+    stabilisation_s: float = Field(
+        default=60, ge=0, description="how long it must stay healthy before the change counts"
+    )
+    decode_timeout_s: float = Field(default=30, gt=0, description="of a one-token completion")
+    poll_s: float = Field(default=2, gt=0, le=60)
+
+    def autonomy_of(self, procedure: str) -> Autonomy:
+        """The autonomy that holds for one procedure."""
+        return self.autonomy_for.get(procedure, self.autonomy)
+
+
+class Service(Frozen):
+    """One vLLM server of a platform."""
+
+    engine: Literal["vllm"] = "vllm"
+    url: str = Field(description="base URL, e.g. http://wintermute.tailnet.local:8000")
+    api_key: SecretRef | None = None
+    tls_verify: bool = True
+    runtime: RuntimeSpec
+    serving: ServingSource = ArgumentsSource()
+    served_model_name: str | None = None
+    model: Model | None = None
+    gpu: Gpu | None = None
+    slo: Slo = Slo()
+    ladder: Ladder = Ladder()
+    policy: ChangePolicy = ChangePolicy()
+    work_queue: str = Field(default="default", description="queue of a worker that can reach it")
+    escalate_to: str | None = Field(
+        default=None, description="Slack channel for this service's incidents"
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _url(cls, value: str) -> str:
+        if not value.startswith(("http://", "https://")):
+            raise ValueError(f"{value!r} is no http(s) URL; write http://HOST:PORT")
+        if "@" in value.split("/", 3)[2]:
+            raise ValueError("has credentials in it; use api_key: ${ENV} instead")
+        return value.rstrip("/")
+
+    @model_validator(mode="after")
+    def _source_fits_runtime(self) -> "Service":
+        if self.runtime.kind == "command" and self.serving.kind == "arguments":
+            raise ValueError(
+                "serving.kind 'arguments' needs runtime 'docker'; a command runtime keeps its "
+                "numbers in a file: use kind yaml or env-file with a path"
+            )
+        return self

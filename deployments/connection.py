@@ -1,0 +1,128 @@
+"""Where the product keeps its state and where its Prefect server is. Imports no Prefect.
+
+Prefect reads its settings when it is imported, so `use_server` and `use_this_process` must
+run before the first import of a flow.
+"""
+
+import json
+import os
+import socket
+import urllib.error
+import urllib.request
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from blocks.journal import home, write_atomically
+
+POOL = "runbooks"
+LEASES = "prefect.server.concurrency.lease_storage.filesystem"
+
+SETTINGS = {
+    # kill -9 of a lock's holder plus a server restart leaks a slot kept in memory for good.
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": LEASES,
+    # Without heartbeats nothing notices an orphaned run: the automation needs them.
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+    "PREFECT_WORKER_QUERY_SECONDS": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
+    "DO_NOT_TRACK": "1",
+    # A server that restarts takes seconds: a run must outlive that.
+    "PREFECT_CLIENT_MAX_RETRIES": "8",
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+}
+
+
+@dataclass(frozen=True)
+class Up:
+    """What a running `runbooks up` wrote about itself."""
+
+    pid: int
+    url: str
+    children: dict[str, int]
+
+
+def up_file() -> Path:
+    """Where `runbooks up` says that it runs."""
+    return home() / "up.json"
+
+
+def read_up() -> Up | None:
+    """What the last `runbooks up` wrote; it need not live any more."""
+    try:
+        return Up(**json.loads(up_file().read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def write_up(up: Up) -> None:
+    """Say that this process serves."""
+    write_atomically(up_file(), json.dumps(asdict(up)))
+
+
+def answers(url: str, timeout_s: float = 3) -> bool:
+    """Whether a Prefect server answers under its API url."""
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=timeout_s) as got:  # noqa: S310
+            return bool(got.status == 200)
+    except (OSError, urllib.error.URLError, ValueError):
+        return False
+
+
+def prefect_home() -> Path:
+    """Prefect's folder; it must exist before a server opens its database there."""
+    folder = home() / "prefect"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder
+
+
+def child_environment(url: str) -> dict[str, str]:
+    """The environment of the server, the worker and every run they start."""
+    return {
+        **os.environ,
+        **{k: os.environ.get(k, v) for k, v in SETTINGS.items()},
+        "PREFECT_LOGGING_LEVEL": "INFO",  # ours is quieter, but a run's log is its story
+        "PREFECT_HOME": str(prefect_home()),
+        "PREFECT_API_URL": url,
+        "RUNBOOKS_HOME": str(home()),
+    }
+
+
+def find_server() -> str | None:
+    """The API url to use: `PREFECT_API_URL` where it is set, else the running `runbooks up`."""
+    if url := os.environ.get("PREFECT_API_URL"):
+        return url.rstrip("/")
+    up = read_up()
+    return up.url if up and answers(up.url) else None
+
+
+def use_server(url: str) -> None:
+    """Point this process at a server."""
+    os.environ.update({k: v for k, v in SETTINGS.items() if k not in os.environ})
+    os.environ["PREFECT_API_URL"] = url
+    os.environ.setdefault("PREFECT_HOME", str(prefect_home()))
+
+
+def use_this_process() -> None:
+    """Run flows here, on Prefect's ephemeral server over the same database as `runbooks up`.
+
+    The locks live in that database and their leases beside it, so a local run and a worker
+    of the same home exclude each other.
+    """
+    os.environ.update({k: v for k, v in SETTINGS.items() if k not in os.environ})
+    os.environ.pop("PREFECT_API_URL", None)
+    os.environ["PREFECT_HOME"] = str(prefect_home())
+    os.environ["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] = "true"
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "60")
+
+
+def free_port(preferred: int) -> int:
+    """`preferred` on loopback, or the next free one above it."""
+    for port in range(preferred, preferred + 200):
+        with socket.socket() as s:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                s.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise OSError(f"no free port in {preferred}..{preferred + 199} on 127.0.0.1")

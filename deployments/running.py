@@ -1,0 +1,283 @@
+"""Start a procedure here or on the server, follow it, and show what came of it."""
+
+import asyncio
+import getpass
+import importlib
+import socket
+import time
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from blocks.errors import Permanent, Transient
+from blocks.stack import is_file, read_stack_file
+from flows.decisions.diagnosis import Diagnosis
+from flows.decisions.plan import shown
+from flows.report import Options, Report
+
+
+def procedures() -> dict[str, str]:
+    """Every procedure with a deployment: name -> module path of its flow."""
+    from deployments.bootstrap import prefect_yaml
+
+    declared = YAML(typ="safe").load(prefect_yaml().read_text(encoding="utf-8"))
+    entries = [d["entrypoint"] for d in declared["deployments"]]
+    return {e.rsplit(".", 1)[1].replace("_", "-"): e for e in entries}
+
+
+def load_flow(procedure: str) -> Any:
+    """The flow of a procedure.
+
+    Raises:
+        Permanent: no such procedure; the message lists the known ones.
+    """
+    known = procedures()
+    if procedure not in known:
+        raise Permanent(f"procedure {procedure!r} does not exist; known: {', '.join(known)}")
+    module, name = known[procedure].rsplit(".", 1)
+    return getattr(importlib.import_module(module), name)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One wanted run."""
+
+    procedure: str
+    stack: str
+    service: str
+    words: tuple[str, ...]
+    options: Options
+
+    @classmethod
+    def parse(
+        cls,
+        procedure: str,
+        stack: str,
+        service: str,
+        words: list[str],
+        dry_run: bool,
+        approval: str,
+    ) -> "Request":
+        """Check what can be checked without Prefect.
+
+        Raises:
+            Permanent: unknown procedure, or a parameter that is no key=value.
+        """
+        known = procedures()
+        if procedure not in known:
+            raise Permanent(f"procedure {procedure!r} does not exist; known: {', '.join(known)}")
+        for word in words:
+            if "=" not in word:
+                raise Permanent(f"-p {word!r}: write key=value, e.g. -p max_model_len=8192")
+        if not stack:
+            raise Permanent("--stack is missing: a registered name or FILE.yaml")
+        actor = f"{getpass.getuser()}@{socket.gethostname()}"
+        options = Options(dry_run=dry_run, approval=approval, actor=actor, source="cli")
+        return cls(procedure, stack, service, tuple(words), options)
+
+    def parameters(self, flow: Any, stack: str) -> dict[str, Any]:
+        """The flow's parameters; a key it does not have is looked for in its nested models.
+
+        Raises:
+            Permanent: an unknown key or an invalid value, named.
+        """
+        schema = flow.fn.__annotations__
+        values: dict[str, Any] = {"stack": stack}
+        if self.service or "service" in schema:
+            values["service"] = self.service or _missing_service(self)
+        for word in self.words:
+            key, text = word.split("=", 1)
+            _place(values, schema, key, _scalar(text))
+        values["options"] = {**self.options.model_dump(), **values.get("options", {})}
+        try:
+            return dict(flow.validate_parameters(values))
+        except Exception as e:
+            detail = str(e).split("\nParameters:")[0]
+            raise Permanent(f"{self.procedure}: {detail}") from e
+
+
+def _missing_service(request: Request) -> str:
+    raise Permanent(f"--service is missing for {request.procedure}; see the stack's services")
+
+
+def _scalar(text: str) -> Any:
+    try:
+        return YAML(typ="safe").load(text) if text else ""
+    except YAMLError:
+        return text
+
+
+def _place(values: dict[str, Any], schema: dict[str, Any], key: str, value: Any) -> None:
+    if key in schema:
+        values[key] = str(value) if schema[key] is str else value
+        return
+    head, _, tail = key.partition(".")
+    for name, kind in schema.items():
+        fields = getattr(kind, "model_fields", {})
+        if (tail and name == head and tail in fields) or (not tail and key in fields):
+            values.setdefault(name, {})[tail or key] = value
+            return
+    fields = {f for k in schema.values() for f in getattr(k, "model_fields", {})}
+    known = sorted((set(schema) | fields) - {"return", "options", "stack", "service"})
+    raise Permanent(f"-p {key}: no such parameter; known: {', '.join(known)}")
+
+
+async def _stack_name(request: Request) -> str:
+    """Register a stack given as a file, so that its locks and blocks exist."""
+    if not is_file(request.stack):
+        return request.stack
+    from deployments.bootstrap import register
+
+    spec = read_stack_file(request.stack)
+    await register(spec)
+    return spec.name
+
+
+async def run_here(request: Request) -> Report:
+    """Run in this process; Ctrl-C undoes what was begun."""
+    flow = load_flow(request.procedure)
+    parameters = request.parameters(flow, await _stack_name(request))
+    state = await flow(**parameters, return_state=True)
+    report = await state.result(raise_on_failure=False)
+    if isinstance(report, Report):
+        return report
+    raise Permanent(f"{request.procedure} did not get to a verdict: {state.message}")
+
+
+async def run_there(request: Request, console: Console) -> Report:
+    """Submit to the server and follow until it ends; Ctrl-C leaves the run going."""
+    from prefect import get_client
+    from prefect.exceptions import ObjectNotFound
+
+    flow = load_flow(request.procedure)
+    parameters = request.parameters(flow, await _stack_name(request))
+    async with get_client() as client:
+        try:
+            deployment = await client.read_deployment_by_name(f"{request.procedure}/default")
+        except ObjectNotFound as e:
+            raise Permanent(
+                f"{request.procedure} is not deployed on this server; restart `runbooks up`"
+            ) from e
+        dumped = {
+            k: v.model_dump() if hasattr(v, "model_dump") else v for k, v in parameters.items()
+        }
+        run = await client.create_flow_run_from_deployment(
+            deployment.id, parameters=dumped, idempotency_key=str(uuid4())
+        )
+        console.print(f"run {run.name} ({run.id})", highlight=False)
+        state = await _follow(client, run.id, console)
+        report = await _read_report(client, run.id)
+    if report is None:
+        raise Transient(f"the run ended {state.name} without a record: {state.message}")
+    return report
+
+
+async def _follow(client: Any, run_id: Any, console: Console) -> Any:
+    """Print the run's log until it ends."""
+    from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
+    from prefect.client.schemas.sorting import LogSort
+
+    seen, began, warned, quiet = 0, time.monotonic(), False, 0
+    wanted = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run_id]))
+    while True:
+        run = await client.read_flow_run(run_id)
+        logs = await client.read_logs(wanted, limit=200, offset=seen, sort=LogSort.TIMESTAMP_ASC)
+        for line in logs:
+            console.print(f"  {line.message}", style="dim", highlight=False, markup=False)
+        seen += len(logs)
+        # A run ships its log every two seconds: the last lines may come after its end.
+        quiet = 0 if logs else quiet + 1
+        if run.state and run.state.is_final() and quiet >= (8 if seen == 0 else 2):
+            return run.state
+        waiting = run.state is None or run.state.is_scheduled() or run.state.is_pending()
+        if waiting and not warned and time.monotonic() - began > 20:
+            warned = True
+            console.print("still waiting for a worker: is `runbooks up` running?", style="yellow")
+        await asyncio.sleep(0.3)
+
+
+async def _read_report(client: Any, run_id: Any) -> Report | None:
+    from prefect.client.schemas.filters import (
+        ArtifactFilter,
+        ArtifactFilterFlowRunId,
+        ArtifactFilterType,
+    )
+
+    found = await client.read_artifacts(
+        artifact_filter=ArtifactFilter(
+            flow_run_id=ArtifactFilterFlowRunId(any_=[run_id]),
+            type=ArtifactFilterType(any_=["result"]),
+        )
+    )
+    for artifact in found:
+        if str(artifact.key or "").endswith("-data"):
+            # The server hands JSON data back as its text.
+            read = Report.model_validate_json if isinstance(artifact.data, str) else None
+            return (read or Report.model_validate)(artifact.data)
+    return None
+
+
+async def recent(limit: int) -> list[dict[str, Any]]:
+    """The latest runs, newest first."""
+    from prefect import get_client
+    from prefect.client.schemas.sorting import FlowRunSort
+
+    async with get_client() as client:
+        found = await client.read_flow_runs(limit=limit, sort=FlowRunSort.EXPECTED_START_TIME_DESC)
+    rows = []
+    for run in found:
+        tags = dict(t.split(":", 1) for t in run.tags if ":" in t)
+        rows.append(
+            {
+                "at": f"{run.expected_start_time:%Y-%m-%d %H:%M:%S}",
+                "name": run.name,
+                "id": str(run.id),
+                "state": run.state.name if run.state else "?",
+                "message": (run.state.message if run.state else "") or "",
+                "took": f"{run.total_run_time.total_seconds():.1f} s",
+                "actor": tags.get("actor", ""),
+            }
+        )
+    return rows
+
+
+async def diagnose_service(stack: str, service: str) -> Diagnosis:
+    """Diagnose a service of the inventory from its log and state, changing nothing."""
+    from blocks.target import load_target, runtime_of
+    from flows.decisions.diagnosis import diagnose
+
+    runtime = runtime_of(await load_target(stack, service))
+    state, log = await asyncio.gather(runtime.state(), runtime.read_log())
+    ended = state.phase in ("exited", "restarting")
+    return await asyncio.to_thread(
+        diagnose, log, state.exit_code if ended else None, state.oom_killed
+    )
+
+
+_COLOUR = {"passed": "green", "planned": "cyan", "failed": "red", "error": "red"}
+
+
+def show(report: Report, console: Console) -> None:
+    """The outcome as a person reads it in a terminal."""
+    colour = _COLOUR.get(report.verdict, "yellow")
+    body = report.message
+    if report.next_step:
+        body += f"\n\nwhat to do now: {report.next_step}"
+    console.print(Panel(body, title=report.headline.split(":")[0], border_style=colour))
+    if report.diagnosis:
+        console.print(f"diagnosis [bold]{report.diagnosis.label}[/]", highlight=False)
+        for line in report.diagnosis.evidence[:3]:
+            console.print(f"  {line}", style="dim", markup=False, highlight=False)
+    if report.plan:
+        table = Table("field", "before", "after", title=f"plan {report.plan.digest}", box=None)
+        for name, (before, after) in report.plan.changes.items():
+            table.add_row(name, shown(before), shown(after))
+        console.print(table)
+    for note in report.notes:
+        console.print(f"note: {note}", style="dim", markup=False, highlight=False)

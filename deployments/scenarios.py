@@ -1,0 +1,220 @@
+"""Scenarios: a failure, what triggers it, and what must come of it; played on the sandbox."""
+
+import asyncio
+import io
+import tempfile
+from pathlib import Path
+from typing import Any, Literal
+from uuid import uuid4
+
+import httpx
+from pydantic import Field, ValidationError
+from ruamel.yaml import YAML
+
+from blocks.errors import GuardReason, Permanent
+from blocks.journal import Verdict
+from blocks.ladder import Ladder
+from blocks.models import Frozen
+from blocks.stack import StackSpec, parse_stack
+from blocks.target import load_target
+from deployments.sandbox.local import Sandbox
+from flows.decisions.health import judge
+from flows.report import Options, Report
+from flows.verify import expectation
+from tasks.reads import look
+
+FOLDER = Path(__file__).with_name("sandbox") / "scenarios"
+SERVICE = "wintermute"
+
+
+class Platform(Frozen):
+    """The stand-in: hardware preset, where its numbers live, what it is started with."""
+
+    preset: str = "wintermute"
+    style: Literal["yaml", "env-file"] = "yaml"
+    serving: dict[str, Any] = {}
+    params: dict[str, Any] = Field(default={}, description="fields of vllm_settings.Settings")
+    restart: str = "no"
+    ladder: Ladder = Ladder()
+    policy: dict[str, Any] = {}
+
+
+class Trigger(Frozen):
+    """What makes it fail, and what the procedure then finds."""
+
+    requests: int = Field(default=0, ge=0, le=1000, description="completions sent to it")
+    faults: dict[str, Any] = Field(default={}, description="injected after it failed")
+    until: Literal["exited", "loading", "serving"] = "exited"
+
+
+class Expectation(Frozen):
+    """What must come of it."""
+
+    diagnosis: str | None = None
+    changes: dict[str, tuple[Any, Any]] = {}
+    """Field -> (before, after) of what is in place at the end; empty: nothing changed."""
+    acts: int = 0
+    verdict: Verdict
+    blocked_by: GuardReason | None = None
+    message: str = Field(default="", description="words that the outcome must contain")
+    decoding: bool = Field(description="whether the service decodes at the end")
+
+
+class Scenario(Frozen):
+    """One way a platform fails that the product claims to handle."""
+
+    name: str
+    title: str
+    story: str
+    platform: Platform = Platform()
+    trigger: Trigger = Trigger()
+    procedure: str = "remediate-oom"
+    expect: Expectation
+
+
+class Played(Frozen):
+    """How one play went."""
+
+    scenario: str
+    ok: bool
+    problems: tuple[str, ...]
+    report: Report
+    stack_file: str
+
+
+def load_one(name: str) -> Scenario:
+    """One scenario by name.
+
+    Raises:
+        Permanent: unknown, or its file has a fault.
+    """
+    path = FOLDER / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in FOLDER.glob("*.yaml")))
+        raise Permanent(f"scenario {name!r} does not exist; known: {known}")
+    try:
+        return Scenario(name=name, **YAML(typ="safe").load(path.read_text(encoding="utf-8")))
+    except (ValidationError, TypeError) as e:
+        raise Permanent(f"{path.name}: {e}") from e
+
+
+def load_all() -> list[Scenario]:
+    """Every scenario, by name."""
+    return [load_one(p.stem) for p in sorted(FOLDER.glob("*.yaml"))]
+
+
+def inventory(scenario: Scenario, box: Sandbox) -> StackSpec:
+    """The stack of a scenario's platform, as a user would write it; also written to a file."""
+    platform = scenario.platform
+    document = box.stack("sandbox")
+    document["services"][SERVICE] |= {
+        "served_model_name": SERVICE,
+        "gpu": {"name": "stand-in RTX 3060", "vram_gib": 12},
+        "ladder": platform.ladder.model_dump(mode="json"),
+        "policy": {
+            "autonomy": "auto",
+            "cooldown_s": 0,
+            "start_timeout_s": 20,
+            "stabilisation_s": 1,
+            "decode_timeout_s": 2,
+            "poll_s": 0.3,
+            **platform.policy,
+        },
+    }
+    text = io.StringIO()
+    YAML().dump(document, text)
+    (box.dir / "stack.yaml").write_text(text.getvalue(), encoding="utf-8")
+    return parse_stack(text.getvalue())
+
+
+async def stage(scenario: Scenario, box: Sandbox) -> StackSpec:
+    """Build the platform and let it fail."""
+    platform, trigger = scenario.platform, scenario.trigger
+    box.add_vllm(
+        SERVICE,
+        style=platform.style,
+        preset=platform.preset,
+        serving=platform.serving,
+        params=platform.params,
+        restart=platform.restart,
+    )
+    await asyncio.to_thread(box.start, SERVICE)
+    if trigger.requests or trigger.until == "serving":
+        await asyncio.to_thread(box.wait_serving, SERVICE, 20)
+    await _send(box.services[SERVICE].url, trigger.requests)
+    if trigger.until == "exited":
+        await asyncio.to_thread(box.wait_exited, SERVICE, 20)
+    if trigger.faults:
+        await asyncio.to_thread(lambda: box.fault(SERVICE, **trigger.faults))
+    return inventory(scenario, box)
+
+
+async def _send(url: str, count: int) -> None:
+    """Requests that may well kill it; their answers do not matter."""
+    async with httpx.AsyncClient(base_url=url, timeout=5, trust_env=False) as client:
+        for _ in range(count):
+            try:
+                await client.post(
+                    "/v1/completions",
+                    json={"model": SERVICE, "prompt": "hello", "max_tokens": 4},
+                )
+            except httpx.HTTPError:
+                return
+
+
+async def play(scenario: Scenario, *, keep: bool = False) -> Played:
+    """Play one scenario in this process and compare the outcome with the expectation."""
+    from deployments.bootstrap import register
+    from deployments.running import load_flow
+
+    box = Sandbox.create(tempfile.mkdtemp(prefix=f"runbooks-{scenario.name}-"))
+    try:
+        spec = await stage(scenario, box)
+        spec = spec.model_copy(update={"name": f"sandbox-{uuid4().hex[:8]}"})
+        await register(spec)
+        flow = load_flow(scenario.procedure)
+        options = Options(actor="scenario", source="cli")
+        state = await flow(stack=spec.name, service=SERVICE, options=options, return_state=True)
+        report = await state.result(raise_on_failure=False)
+        if not isinstance(report, Report):
+            raise Permanent(f"{scenario.name}: no verdict, {state.message}")
+        problems = await compare(scenario.expect, report, spec)
+    finally:
+        if not keep:
+            await asyncio.to_thread(box.stop_all)
+    return Played(
+        scenario=scenario.name,
+        ok=not problems,
+        problems=tuple(problems),
+        report=report,
+        stack_file=str(box.dir / "stack.yaml"),
+    )
+
+
+async def compare(expect: Expectation, report: Report, spec: StackSpec) -> list[str]:
+    """Everything that came out otherwise than expected, a line each."""
+    found = report.diagnosis.label if report.diagnosis else None
+    kept = [a for a in report.attempts if a.kept]
+    changes = kept[-1].plan.changes if kept else {}
+    target = await load_target(spec.name, SERVICE)
+    state, serving = await look(target)
+    decoding = judge(state, serving, expectation(target, _last_config(report))).status == "healthy"
+    pairs = [
+        ("diagnosis", expect.diagnosis, found),
+        ("verdict", expect.verdict, report.verdict),
+        ("blocked by", expect.blocked_by, report.blocked_by),
+        ("acts", expect.acts, len(report.attempts)),
+        ("changes", expect.changes, changes),
+        ("decoding at the end", expect.decoding, decoding),
+    ]
+    problems = [f"{what}: expected {want}, got {got}" for what, want, got in pairs if want != got]
+    if expect.message and expect.message not in report.message:
+        problems.append(f"message: expected {expect.message!r} in {report.message!r}")
+    return problems
+
+
+def _last_config(report: Report) -> Any:
+    from blocks.models import ServingConfig
+
+    kept = [a for a in report.attempts if a.kept]
+    return kept[-1].plan.after if kept else ServingConfig()

@@ -1,0 +1,218 @@
+"""`runbooks up`: Prefect server and worker on this machine, on loopback, kept alive."""
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from blocks.errors import Permanent
+from blocks.journal import home
+from deployments.connection import (
+    POOL,
+    Up,
+    answers,
+    child_environment,
+    free_port,
+    read_up,
+    up_file,
+    use_server,
+    write_up,
+)
+
+Say = Callable[[str], None]
+STOP_S = 20
+"""How long a child may take to stop: a worker passes the signal on, and a run undoes its act."""
+
+
+@dataclass
+class Child:
+    """One supervised process."""
+
+    name: str
+    argv: list[str]
+    log: Path
+    env: dict[str, str]
+    process: asyncio.subprocess.Process | None = None
+    starts: list[float] = field(default_factory=list)
+
+    async def start(self) -> None:
+        """Start it in a group of its own, so that Ctrl-C reaches it only through us."""
+        self.starts.append(time.monotonic())
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as out:
+            self.process = await asyncio.create_subprocess_exec(
+                *self.argv,
+                env=self.env,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=out,
+                stderr=asyncio.subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def pause_s(self) -> float:
+        """Back off when it dies again and again: 0.5 s, doubling to 30 s within a minute."""
+        recent = [t for t in self.starts if time.monotonic() - t < 60]
+        return float(min(30.0, 0.5 * 2 ** max(0, len(recent) - 1)))
+
+    async def stop(self) -> None:
+        """SIGTERM, then SIGKILL for the whole group."""
+        process = self.process
+        if process is None or process.returncode is not None:
+            return
+        process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), STOP_S)
+        except TimeoutError:
+            _kill_group(process.pid)
+            await process.wait()
+
+
+def _kill_group(pid: int) -> None:
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass
+
+
+class Platform:
+    """Server and worker, started, watched and stopped together."""
+
+    def __init__(self, *, port: int = 4200, schedules: bool = False, say: Say = print) -> None:
+        self._preferred, self._schedules, self._say = port, schedules, say
+        self._children: list[Child] = []
+        self._watchers: list[asyncio.Task[None]] = []
+        self.url = ""
+
+    @property
+    def ui(self) -> str:
+        """Where a browser finds it."""
+        return self.url.removesuffix("/api")
+
+    async def start(self) -> None:
+        """Bring everything up; returns when procedures can be run.
+
+        Raises:
+            Permanent: another `runbooks up` serves this home, or the server does not come up.
+        """
+        self._clear_way()
+        port = free_port(self._preferred)
+        if port != self._preferred:
+            self._say(f"port {self._preferred} is taken: using {port}")
+        self.url = f"http://127.0.0.1:{port}/api"
+        use_server(self.url)
+        env = child_environment(self.url)
+        logs = home() / "logs"
+        python = [sys.executable, "-m", "prefect"]
+        server = Child(
+            "server",
+            [*python, "server", "start", "--host", "127.0.0.1", "--port", str(port)],
+            logs / "server.log",
+            env,
+        )
+        worker = Child(
+            "worker",
+            [*python, "worker", "start", "--pool", POOL, "--type", "process", "--name", "local"],
+            logs / "worker.log",
+            env,
+        )
+        self._children = [server, worker]
+        await server.start()
+        self._write()
+        await self._await_server(server)
+        from deployments.bootstrap import prepare_server, set_schedules  # after use_server
+
+        await prepare_server()
+        if self._schedules:
+            self._say(f"{await set_schedules(True)} schedule(s) active")
+        await worker.start()
+        self._write()
+        self._watchers = [asyncio.create_task(self._keep(c)) for c in self._children]
+
+    async def stop(self) -> None:
+        """Stop the worker first, so that runs end while the server still takes their state."""
+        for watcher in self._watchers:
+            watcher.cancel()
+        for child in reversed(self._children):
+            await child.stop()
+        up_file().unlink(missing_ok=True)
+
+    async def _keep(self, child: Child) -> None:
+        """Restart a child that dies."""
+        while True:
+            assert child.process is not None  # noqa: S101 - started before it is watched
+            code = await child.process.wait()
+            pause = child.pause_s()
+            self._say(f"{child.name} ended ({code}); restarting in {pause:g} s, see {child.log}")
+            await asyncio.sleep(pause)
+            await child.start()
+            self._write()
+
+    async def _await_server(self, server: Child) -> None:
+        deadline = time.monotonic() + 120
+        while not await asyncio.to_thread(answers, self.url, 1):
+            if server.process is not None and server.process.returncode is not None:
+                tail = server.log.read_text(errors="replace")[-800:]
+                raise Permanent(f"the Prefect server ended at its start: {tail}")
+            if time.monotonic() > deadline:
+                await server.stop()
+                raise Permanent(f"the Prefect server is not up after 120 s; see {server.log}")
+            await asyncio.sleep(0.1)
+
+    def _write(self) -> None:
+        pids = {c.name: c.process.pid for c in self._children if c.process}
+        write_up(Up(pid=os.getpid(), url=self.url, children=pids))
+
+    def _clear_way(self) -> None:
+        """One `up` per home; the children of one that was killed are stopped first."""
+        old = read_up()
+        if old is None:
+            return
+        if old.pid != os.getpid() and _is_ours(old.pid, ("runbooks", "deployments", "pytest")):
+            if answers(old.url):
+                raise Permanent(
+                    f"`runbooks up` already serves this home at {old.url.removesuffix('/api')} "
+                    f"(pid {old.pid}); stop it, or set RUNBOOKS_HOME to another folder"
+                )
+        for name, pid in old.children.items():
+            if _is_ours(pid, ("prefect",)):
+                self._say(f"stopping the {name} of an earlier `runbooks up` that was killed")
+                os.kill(pid, signal.SIGTERM)
+                _await_end(pid)
+        up_file().unlink(missing_ok=True)
+
+
+def _is_ours(pid: int, words: tuple[str, ...]) -> bool:
+    """Whether `pid` lives and runs what it should: pids are reused."""
+    ps = shutil.which("ps") or "/bin/ps"
+    got = subprocess.run([ps, "-o", "command=", "-p", str(pid)], capture_output=True, text=True)
+    return got.returncode == 0 and any(w in got.stdout for w in words)
+
+
+def _await_end(pid: int) -> None:
+    for _ in range(100):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    _kill_group(pid)
+
+
+async def serve(platform: Platform, ready: Callable[[], None]) -> None:
+    """Run until SIGINT or SIGTERM."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        await platform.start()
+        ready()
+        await stop.wait()
+    finally:
+        await platform.stop()

@@ -1,0 +1,103 @@
+"""Hold a service against every other run, and reconcile what a killed one left."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+from prefect.concurrency.asyncio import (
+    AcquireConcurrencySlotTimeoutError,
+    ConcurrencySlotAcquisitionError,
+    concurrency,
+)
+from prefect.logging import get_run_logger
+
+from blocks.errors import Permanent, Unsafe
+from blocks.journal import Act, Degraded
+from blocks.models import Receipt
+from blocks.stack import lock_name
+from blocks.target import runtime_of
+from flows.run import Run
+from tasks.acts import keep_config, restore_config
+
+LEASE_S = 60
+"""Seconds after which the server frees the lock of a holder that was killed (DESIGN: Guard)."""
+
+
+@asynccontextmanager
+async def holding(run: Run) -> AsyncIterator[None]:
+    """Hold the service against every other run, and reconcile what a killed one left.
+
+    Two locks: `flock` on this host's journal, freed by the kernel with the process, and the
+    strict Prefect slot, seen by every host, whose lease the server frees after 60 s.
+
+    Raises:
+        Unsafe: `locked`. Permanent: the slot's limit is missing, or reconciling failed.
+    """
+    name = lock_name(run.target.stack, run.target.name)
+    with run.journal.held():
+        try:
+            # A renewal that fails must not cancel a half-done act: the flock and the
+            # runtime's own exclusivity still hold while the server is away.
+            slot = concurrency(
+                name,
+                timeout_seconds=2,
+                lease_duration=LEASE_S,
+                strict=True,
+                raise_on_lease_renewal_failure=False,
+            )
+            await slot.__aenter__()
+        except (AcquireConcurrencySlotTimeoutError, TimeoutError) as e:
+            raise Unsafe(
+                "locked",
+                f"another run holds {name}; a killed run's lock frees itself within {LEASE_S} s",
+            ) from e
+        except ConcurrencySlotAcquisitionError as e:
+            raise Permanent(f"the lock {name} cannot be taken: {e}; run: runbooks apply") from e
+        try:
+            await _reconcile(run)
+            yield
+        finally:
+            try:
+                await slot.__aexit__(None, None, None)
+            except Exception as e:  # noqa: BLE001 - its lease frees it; the verdict stands
+                get_run_logger().warning("the lock %s frees itself within 60 s: %s", name, e)
+
+
+async def _reconcile(run: Run) -> None:
+    """Undo, or finish, the change that a killed run left in the journal."""
+    entry = run.journal.entry()
+    if entry is None:
+        return
+    runtime = runtime_of(run.target)
+    if entry.phase == "verified" and await runtime.applied(entry.receipt):
+        await keep_config(run.target, entry.receipt)
+        did, verdict = "finished (it was verified)", "passed"
+        mark_degraded(run, entry.procedure, entry.run_id, entry.receipt)
+    else:
+        await restore_config(run.target, entry.receipt)
+        did, verdict = "undone", "error"
+    run.journal.finish(
+        Act(
+            at=datetime.now(UTC),
+            procedure=entry.procedure,
+            run_id=entry.run_id,
+            verdict="passed" if verdict == "passed" else "error",
+            reconciled=True,
+        )
+    )
+    note = f"an interrupted {entry.procedure} (run {entry.run_id[:8]}) was {did}"
+    run.notes.append(note)
+    get_run_logger().warning("%s: %s", run.target.label, note)
+
+
+def mark_degraded(run: Run, procedure: str, run_id: str, receipt: Receipt) -> None:
+    """A remediation's success leaves the service below what its operator asked for."""
+    if procedure.startswith("remediate-"):
+        run.journal.mark_degraded(
+            Degraded(
+                original=receipt.before,
+                since=datetime.now(UTC),
+                procedure=procedure,
+                run_id=run_id,
+            )
+        )

@@ -1,0 +1,179 @@
+"""The one way to change anything: guard, journal, act, verify, keep or undo.
+
+`attempt` is the only caller of an acting task in the product, beside the reconciliation in
+`flows.holding`. Killed anywhere, it leaves a journal entry from which the next run restores
+the recorded state, or finishes a change that was already verified.
+"""
+
+import asyncio
+import time
+from datetime import UTC, datetime
+
+from blocks.errors import Permanent, RunbookError, Unsafe
+from blocks.journal import Act, Entry, Verdict
+from blocks.models import Receipt
+from blocks.target import runtime_of
+from flows.decisions.diagnosis import Diagnosis
+from flows.decisions.guard import Act as EarlierAct
+from flows.decisions.guard import AttemptPolicy, Intent, check
+from flows.decisions.plan import Plan
+from flows.holding import mark_degraded
+from flows.report import Attempt, Verification
+from flows.run import Run, examine
+from flows.verify import verify
+from tasks.acts import apply_config, keep_config, restore_config
+from tasks.reads import read_service
+
+
+def guarded(run: Run, plan: Plan, *, needs_window: bool = False) -> None:
+    """Refuse the plan when a guard says so.
+
+    Raises:
+        Unsafe: with the named reason.
+    """
+    policy = run.target.service.policy
+    refusal = check(
+        Intent(
+            actor=run.options.actor,
+            autonomy=policy.autonomy_of(run.procedure),
+            approval=run.options.approval,
+            plan_digest=plan.digest,
+            expected_duration_s=policy.start_timeout_s + policy.stabilisation_s,
+            needs_window=needs_window,
+        ),
+        now=datetime.now(UTC),
+        policy=AttemptPolicy(
+            attempts=policy.attempts, window_s=policy.window_s, cooldown_s=policy.cooldown_s
+        ),
+        history=[
+            EarlierAct(
+                at=act.at,
+                verdict=act.verdict,
+                # A reconciled act counts as an attempt, but its reconciler need not wait for it.
+                rests=act.run_id != run.run_id and not act.reconciled,
+            )
+            for act in run.journal.acts()
+        ],
+        freezes=run.target.freeze,
+        maintenance=run.target.maintenance,
+    )
+    if refusal:
+        raise Unsafe(refusal.reason, refusal.message)
+
+
+async def attempt(run: Run, plan: Plan, *, needs_window: bool = False) -> Attempt:
+    """Carry out one plan, verify it, and undo it unless it is proved good.
+
+    The caller holds the service (`holding`). Whatever interrupts it, Ctrl-C and SIGTERM
+    included, the recorded state is put back before the interruption goes on.
+
+    Raises:
+        Unsafe: a guard refused. Permanent: the undo itself failed; the journal keeps it.
+    """
+    run.plan = plan
+    guarded(run, plan, needs_window=needs_window)
+    runtime = runtime_of(run.target)
+    if (now := await runtime.read_config()) != plan.before:
+        differs = ", ".join(now.diff(plan.before))
+        raise Unsafe("drifted", f"{differs} changed since the plan was made; plan again")
+    receipt = await runtime.prepare(plan.after, run.run_id)
+    run.journal.save_backup(run.run_id, run.procedure, plan.before)
+    run.journal.begin(
+        Entry(
+            run_id=run.run_id,
+            procedure=run.procedure,
+            actor=run.options.actor or "unknown",
+            at=datetime.now(UTC),
+            phase="intent",
+            receipt=receipt,
+        )
+    )
+    run.first_act_s = run.first_act_s or round(time.monotonic() - run.began, 3)
+    began = time.monotonic()
+    try:
+        await apply_config(run.target, receipt)
+        act_s = round(time.monotonic() - began, 3)
+        verification = await verify(run.target, plan.after)
+        if verification.outcome == "passed":
+            return await _keep(run, plan, receipt, verification, act_s)
+        after = await _diagnose_failure(run)
+    except RunbookError as e:
+        undo = await _undo(run, receipt, "error")
+        raise type(e)(*_again(e, undo)) from e
+    except BaseException:
+        # Ctrl-C, SIGTERM, cancellation: no Prefect call may stand between us and the undo.
+        await asyncio.shield(_undo(run, receipt, "error", as_task=False))
+        raise
+    verdict: Verdict = "failed" if verification.outcome == "failed" else "inconclusive"
+    undo = await _undo(run, receipt, verdict)
+    done = Attempt(
+        plan=plan,
+        verification=verification,
+        kept=False,
+        act_s=act_s,
+        undo=undo,
+        diagnosis_after=after,
+    )
+    run.attempts.append(done)
+    return done
+
+
+def _again(e: RunbookError, undo: str) -> tuple[str, ...]:
+    text = f"{e}; {undo}"
+    return (e.reason, text) if isinstance(e, Unsafe) else (text,)
+
+
+async def _keep(
+    run: Run, plan: Plan, receipt: Receipt, verification: Verification, act_s: float
+) -> Attempt:
+    run.journal.advance("verified")
+    try:
+        await keep_config(run.target, receipt)
+        run.journal.finish(_act(run, "passed"))
+    except RunbookError as e:
+        # Verified and serving: the verdict stands; the next run finishes the tidying.
+        run.notes.append(f"the way back could not be cleared yet ({e}); the next run will")
+    mark_degraded(run, run.procedure, run.run_id, receipt)
+    done = Attempt(plan=plan, verification=verification, kept=True, act_s=act_s)
+    run.attempts.append(done)
+    return done
+
+
+async def _diagnose_failure(run: Run) -> Diagnosis | None:
+    """Why the attempt failed: asked before the undo takes the log away."""
+    try:
+        return await examine(run, await read_service(run.target))
+    except RunbookError as e:
+        run.notes.append(f"the failed attempt's log could not be read: {e}")
+        return None
+
+
+async def _undo(run: Run, receipt: Receipt, verdict: Verdict, *, as_task: bool = True) -> str:
+    """Put the recorded state back and say how that went.
+
+    Raises:
+        Permanent: it failed; the journal entry stays for the next run.
+    """
+    restore = restore_config if as_task else restore_config.fn
+    runtime = runtime_of(run.target)
+    try:
+        await restore(run.target, receipt)
+        back = await runtime.read_config()
+        state = await runtime.state()
+    except RunbookError as e:
+        raise Permanent(
+            f"UNDO FAILED on {run.target.label}: {e}. The journal keeps it; the next run on "
+            "this service tries again. Look at the service now"
+        ) from e
+    if back != receipt.before:
+        raise Permanent(
+            f"UNDO FAILED on {run.target.label}: {', '.join(back.diff(receipt.before))} differ "
+            "from the recorded config. Look at the service now"
+        )
+    run.journal.finish(_act(run, verdict))
+    up = "up" if receipt.was_running else "down"
+    return f"undone: the recorded config is back, the service is {state.phase} (was {up})"
+
+
+def _act(run: Run, verdict: Verdict) -> Act:
+    return Act(at=datetime.now(UTC), procedure=run.procedure, run_id=run.run_id, verdict=verdict)

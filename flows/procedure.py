@@ -1,0 +1,86 @@
+"""What every mutating procedure shares: its target, its record, its verdict as a state."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from prefect import get_client
+from prefect.client.schemas.objects import State
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+from prefect.states import Completed, Failed
+
+from blocks.errors import RunbookError, Unsafe
+from blocks.target import load_target
+from flows.record import publish
+from flows.report import Options, Report
+from flows.run import Run
+
+Body = Callable[[Run], Awaitable[Report]]
+
+
+async def perform(procedure: str, stack: str, service: str, options: Options, body: Body) -> Report:
+    """Run `body` on one service and record whatever comes of it.
+
+    A refusal becomes `blocked` with its reason, a failure to act `error`; only an unknown
+    stack or service raises. A record that cannot be published never changes the verdict.
+    """
+    target = await load_target(stack, service)
+    if "auto-scheduled" in (flow_run.tags or ()):
+        options = options.model_copy(update={"source": "schedule", "actor": "schedule"})
+    run = Run(procedure, target, options, run_id=str(flow_run.id))
+    await _tag(run)
+    try:
+        report = await body(run)
+    except Unsafe as e:
+        report = run.report(
+            "blocked", str(e), blocked_by=e.reason, next_step=_NEXT.get(e.reason, "")
+        )
+    except RunbookError as e:
+        report = run.report("error", str(e), next_step="act by hand, or mend the cause and rerun")
+    except BaseException as e:
+        # Interrupted: the lifecycle has undone what it did; say so, then let it go on.
+        interrupted = run.report("error", f"interrupted ({type(e).__name__})")
+        get_run_logger().error(interrupted.headline)
+        raise
+    if run.plan and report.blocked_by in ("not-approved", "approval-expired"):
+        approve = f"--approve {run.plan.digest}"
+        report = report.model_copy(update={"next_step": f"to approve exactly this plan: {approve}"})
+    level = get_run_logger().info if report.verdict in ("passed", "planned") else None
+    (level or get_run_logger().warning)(report.headline)
+    return await publish(report, target)
+
+
+_NEXT = {
+    "locked": "wait for the other run, or look at it: runbooks runs",
+    "frozen": "wait for the window's end, or act by hand",
+    "cooling-down": "wait; a second remediation at once hides what the first did",
+    "attempts-exhausted": "escalated: a person must look; the config is as it was before",
+    "not-approved": "rerun with --yes or --approve DIGEST",
+    "approval-expired": "the plan changed since it was approved; look at the new one",
+    "drifted": "somebody changed it meanwhile; rerun to plan on what is there now",
+    "would-exceed-window": "runs by itself in the next maintenance window",
+}
+
+
+def state_of(report: Report) -> State[Report]:
+    """The verdict as a Prefect state: only `passed` and `planned` are ever green."""
+    make: Any = Completed if report.verdict in ("passed", "planned") else Failed
+    return make(  # type: ignore[no-any-return]
+        name=report.verdict.capitalize(), message=report.headline[:1000], data=report
+    )
+
+
+async def _tag(run: Run) -> None:
+    """Tags an operator filters by; a server that does not take them changes nothing."""
+    tags = {
+        f"stack:{run.target.stack}",
+        f"service:{run.target.name}",
+        f"procedure:{run.procedure}",
+        f"actor:{run.options.actor or 'unknown'}",
+        f"source:{run.options.source}",
+    }
+    try:
+        async with get_client() as client:
+            await client.update_flow_run(run.run_id, tags=tags | set(flow_run.tags or ()))  # type: ignore[arg-type]
+    except Exception as e:  # noqa: BLE001 - a label must not stop a remedy
+        get_run_logger().warning("the run could not be tagged: %s", e)

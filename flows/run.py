@@ -1,0 +1,90 @@
+"""One procedure run on one service: what it knows, and how it looks at the service."""
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from prefect.logging import get_run_logger
+
+from blocks.errors import GuardReason
+from blocks.journal import Journal, Verdict
+from blocks.target import Target
+from flows.decisions.diagnosis import Diagnosis, diagnose
+from flows.decisions.health import Health, judge
+from flows.decisions.plan import Plan
+from flows.report import Attempt, Options, Report
+from flows.verify import expectation
+from tasks.reads import Observation, read_log, read_service
+
+
+@dataclass
+class Run:
+    """One procedure run on one service, as it goes."""
+
+    procedure: str
+    target: Target
+    options: Options
+    run_id: str
+    began: float = field(default_factory=time.monotonic)
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    seen: str = ""
+    diagnosis: Diagnosis | None = None
+    plan: Plan | None = None
+    attempts: list[Attempt] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    first_act_s: float | None = None
+
+    @property
+    def journal(self) -> Journal:
+        """The journal of this service on this host."""
+        return Journal(self.target.stack, self.target.name)
+
+    def report(
+        self,
+        verdict: Verdict,
+        message: str,
+        *,
+        next_step: str = "",
+        blocked_by: GuardReason | None = None,
+    ) -> Report:
+        """The record of what happened up to now."""
+        return Report(
+            procedure=self.procedure,
+            stack=self.target.stack,
+            service=self.target.name,
+            run_id=self.run_id,
+            actor=self.options.actor or "unknown",
+            source=self.options.source,
+            started_at=self.started_at,
+            duration_s=round(time.monotonic() - self.began, 3),
+            verdict=verdict,
+            blocked_by=blocked_by,
+            message=message,
+            next_step=next_step,
+            seen=self.seen,
+            diagnosis=self.diagnosis,
+            plan=self.plan,
+            attempts=tuple(self.attempts),
+            notes=tuple(self.notes),
+            first_act_s=self.first_act_s,
+        )
+
+
+async def observe(run: Run) -> tuple[Observation, Health]:
+    """One look at the service and its judgement against its own written config."""
+    seen = await read_service(run.target)
+    health = judge(seen.state, seen.serving, expectation(run.target, seen.config))
+    run.seen = run.seen or f"{health.status}: {health.reason}"
+    return seen, health
+
+
+async def examine(run: Run, seen: Observation) -> Diagnosis:
+    """Diagnose the latest start of the service from its log and how it ended."""
+    log = await read_log(run.target)
+    ended = seen.state.phase in ("exited", "restarting")
+    found = await asyncio.to_thread(
+        diagnose, log, seen.state.exit_code if ended else None, seen.state.oom_killed
+    )
+    get_run_logger().info("%s: diagnosed %s %s", run.target.label, found.label, found.facts)
+    return found

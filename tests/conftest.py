@@ -1,0 +1,92 @@
+"""Shared fixtures: a product home and a real Prefect server, both thrown away."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REQUIRED = set(filter(None, os.environ.get("RUNBOOKS_REQUIRE", "").split(",")))
+
+
+def missing(what: str, why: str) -> None:
+    """Skip for a missing real server, or fail where RUNBOOKS_REQUIRE names it."""
+    if what in REQUIRED:
+        pytest.fail(f"{what} is required by RUNBOOKS_REQUIRE: {why}")
+    pytest.skip(f"{what}: {why}")
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A product home of this test's own."""
+    folder = tmp_path / "home"
+    monkeypatch.setenv("RUNBOOKS_HOME", str(folder))
+    return folder
+
+
+class PrefectServer:
+    """A real Prefect server on its own database, that tests may kill and start again."""
+
+    def __init__(self, folder: Path) -> None:
+        from deployments.connection import SETTINGS
+
+        self.folder, self.port = folder, free_port()
+        self.url = f"http://127.0.0.1:{self.port}/api"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.env = {
+            **os.environ,
+            **SETTINGS,
+            "PREFECT_HOME": str(folder),
+            "PREFECT_API_URL": self.url,
+        }
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        argv = [sys.executable, "-m", "prefect", "server", "start"]
+        argv += ["--host", "127.0.0.1", "--port", str(self.port)]
+        with (self.folder / "server.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                argv, env=self.env, stdout=log, stderr=log, start_new_session=True
+            )
+        for _ in range(900):
+            try:
+                with urllib.request.urlopen(f"{self.url}/health", timeout=2):
+                    return
+            except OSError:
+                time.sleep(0.1)
+        raise AssertionError((self.folder / "server.log").read_text()[-2000:])
+
+    def kill(self) -> None:
+        assert self.process
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> None:
+        if self.process and self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait(timeout=20)
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    """One server for the session; Prefect in this process talks to it."""
+    from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+
+    server = PrefectServer(tmp_path_factory.mktemp("prefect"))
+    server.start()
+    with temporary_settings({PREFECT_API_URL: server.url, PREFECT_HOME: server.folder}):
+        yield server
+    server.stop()
+    shutil.rmtree(server.folder, ignore_errors=True)

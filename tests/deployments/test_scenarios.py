@@ -1,0 +1,24 @@
+"""Every scenario is played, for real, against the sandbox and a real Prefect server."""
+
+from pathlib import Path
+
+import pytest
+
+from deployments.scenarios import FOLDER, load_all, load_one, play
+from tests.conftest import PrefectServer
+
+NAMES = sorted(p.stem for p in FOLDER.glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_scenario_plays_as_written(
+    name: str, home: Path, prefect_server: PrefectServer
+) -> None:
+    played = await play(load_one(name))
+    assert played.problems == ()
+
+
+def test_every_scenario_teaches_something() -> None:
+    for scenario in load_all():
+        assert len(scenario.story) > 80, scenario.name
+        assert scenario.title[0].islower(), scenario.name
