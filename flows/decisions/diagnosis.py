@@ -66,7 +66,7 @@ def _shortage_label(shortage: Shortage) -> Label:
 def _claims(start: Start) -> list[_Claim]:
     """Every label that the lines of one start speak for; survived errors left out."""
     claims = []
-    for (number, after_ready), (first, _, _) in start.hits.items():
+    for (number, after_ready), (first, last) in start.hits.items():
         if start.ready and not after_ready:
             continue
         rule = RULES[number]
@@ -80,7 +80,8 @@ def _claims(start: Start) -> list[_Claim]:
             label: Label = "fp8_kv_unsupported" if near else "gpu_arch_unsupported"
             claims.append(_Claim(label, rule.weight, first))
         else:
-            claims.append(_Claim(rule.says, rule.weight, first))  # type: ignore[arg-type]
+            hit = last if rule.says == "kv_preemption" else first  # the count so far is in the last
+            claims.append(_Claim(rule.says, rule.weight, hit))  # type: ignore[arg-type]
     if start.stalled is not None and not start.ready and start.last - start.stalled.order < 2:
         claims.append(_Claim("tokenizer_error", STALL_WEIGHT, start.stalled))
     if start.waits >= 3 and start.ready:
@@ -160,7 +161,12 @@ def _nothing(last: Start, any_line: bool, facts: Facts) -> Diagnosis:
 
 def explain(d: Diagnosis) -> str:
     """The diagnosis in markdown, at most 25 lines, for a person."""
-    lines = [f"### {d.label}", "", DEFINITIONS[d.label].capitalize() + ".", ""]
+    lines = [
+        f"### {d.label}",
+        "",
+        DEFINITIONS[d.label][0].upper() + DEFINITIONS[d.label][1:] + ".",
+        "",
+    ]
     if d.evidence:
         lines += ["```text", *(line.replace("```", "'''") for line in d.evidence[:8]), "```"]
     if d.facts:

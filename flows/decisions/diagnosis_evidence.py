@@ -133,7 +133,7 @@ class Start:
     """Everything kept of one start of the server: first and last hit per rule, no more."""
 
     def __init__(self) -> None:
-        self.hits: dict[tuple[int, bool], tuple[Hit, Hit, int]] = {}
+        self.hits: dict[tuple[int, bool], tuple[Hit, Hit]] = {}
         self.shortages: dict[bool, Shortage] = {}
         self.seen: dict[str, int] = {}
         self.settings: dict[int, str] = {}
@@ -195,8 +195,8 @@ class Start:
                 self.fp8[self.ready] = (hit, near)
                 self.open_fp8 = self.ready
         key = (hit.rule, self.ready)
-        first, _, count = self.hits.get(key, (hit, hit, 0))
-        self.hits[key] = (first, hit, count + 1)
+        first, _ = self.hits.get(key, (hit, hit))
+        self.hits[key] = (first, hit)
 
     def _mark(self, order: int, tags: frozenset[str]) -> None:
         for tag in tags:
@@ -240,7 +240,8 @@ def excerpt(hit: Hit) -> str:
 
 def lines_of(hits: Iterable[Hit], limit: int = 8) -> tuple[str, ...]:
     """Distinct excerpts in the order of the log."""
-    seen: dict[str, None] = {}
-    for hit in sorted(hits, key=lambda h: h.order):
-        seen.setdefault(excerpt(hit), None)
-    return tuple(seen)[:limit]
+    seen: dict[str, str] = {}
+    for hit in sorted(hits, key=lambda h: (h.order, -RULES[h.rule].weight, h.at)):
+        if len(seen) < limit:
+            seen.setdefault(hit.text[-LINE_CHARS // 4 :], excerpt(hit))
+    return tuple(seen.values())

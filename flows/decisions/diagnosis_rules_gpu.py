@@ -201,7 +201,8 @@ GPU: Table = (
         ecc error ;; cudaerroreccuncorrectable ;; rminitadapter ;; rm_init_adapter ;; row remap
         gpu is lost ;; gpuislost ;; gpu_is_lost ;; gpu has been lost ;; gpu requires reset
         gpu recovery action
-        ~xid~\bxid\b\W{0,4}(?:\(pci:[^)]{1,40}\)\W{0,3})?(?!13\b|31\b|43\b|45\b)\d{1,3}\b
+        ~xid~\bxid\b(?: errors?)?\W{0,4}(?:\(pci:[^)]{1,40}\)\W{0,3})?(?!13\b|31\b|43\b
+        +|45\b)\d{1,3}\b
         sxid ;; hardware error ;; machine check ;; mce: [ ;; pcie bus error ;; aer: .. error
         nvlink .. error ;; nvlink .. fatal ;; unable to determine the device handle
         amdgpu .. gpu reset ;; amdgpu .. ring .. timeout ;; gpu hang ;; hbm .. failure

@@ -99,6 +99,7 @@ SERVING: Table = (
         is deprecated and has been removed
     """),
     ("engine_dead", 50, r"""
+        process exited unexpectedly ;; exited unexpectedly ;; unexpectedly exit
         ~died~\b(?:engine|worker|process|scheduler|server|executor|core)\b.{0,60}\bdied\b
         engine core initialization failed ;; enginedead ;; asyncenginedead
         engine process failed to start ;; enginecore failed to start ;; enginecore encountered

@@ -187,8 +187,8 @@ def test_a_guess_by_topic_says_so() -> None:
 def test_memory_of_another_process() -> None:
     found = diagnose(
         "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a "
-        "total capacity of 24.00 GiB of which 12.00 MiB is free. Process 4121 has 22.00 GiB memory in "
-        "use. Including non-PyTorch memory, this process has 512.00 MiB memory in use."
+        "total capacity of 24.00 GiB of which 12.00 MiB is free. Process 4121 has 22.00 GiB "
+        "memory in use. Including non-PyTorch memory, this process has 512.00 MiB memory in use."
     )
     assert found.label == "gpu_memory_held"
     assert found.facts["holder_pids"] == "4121"
