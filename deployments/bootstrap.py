@@ -22,7 +22,7 @@ from prefect.events.schemas.automations import EventTrigger, Posture
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
 from blocks.errors import Permanent
-from blocks.stack import StackSpec, lock_name, save_stack
+from blocks.stack import Stack, StackSpec, lock_name, save_stack
 from deployments.connection import POOL
 
 HEARTBEAT = "runbooks: crash the runs whose heartbeat stopped"
@@ -44,12 +44,27 @@ def prefect_yaml() -> Path:
     raise Permanent("prefect.yaml is missing from the installation; install llm-runbooks again")
 
 
-async def prepare_server() -> None:
-    """Pool, heartbeat automation and deployments; running it twice changes nothing."""
+async def prepare_server(*, schedules: bool = False) -> int:
+    """Pool, heartbeat automation, deployments; twice changes nothing. Returns active schedules.
+
+    Schedules run when `schedules` says so or a registered stack does: deploying sets each to
+    what prefect.yaml declares, which is off.
+    """
     async with get_client() as client:
         await _pool(client)
         await _heartbeat()
     await deploy()
+    return await set_schedules(True) if schedules or await _a_stack_wants_schedules() else 0
+
+
+async def _a_stack_wants_schedules() -> bool:
+    async with get_client() as client:
+        try:
+            kind = await client.read_block_type_by_slug(Stack.get_block_type_slug())
+        except ObjectNotFound:
+            return False
+        found = await client.read_block_documents_by_type(kind.slug)
+    return any(document.data.get("schedules") for document in found)
 
 
 async def _pool(client: PrefectClient) -> None:

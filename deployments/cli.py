@@ -131,7 +131,8 @@ def run(
 ) -> None:
     """Run a procedure and follow it: 0 passed, 1 failed, 2 usage, 3 blocked or inconclusive."""
     _connect(local)
-    from deployments.running import Request, run_here, run_there, show
+    from deployments.console import show
+    from deployments.running import Request, run_here, run_there
 
     request = Request.parse(
         procedure, stack, service, parameter or [], dry_run, "yes" if yes else approve

@@ -89,7 +89,8 @@ def _interruption() -> asyncio.Event:
 async def _incident(console: Console, box: Sandbox, ui: str) -> int:
     """Stage the failure, run the procedure on the server, tell what happened."""
     from deployments.bootstrap import register
-    from deployments.running import Request, run_there, show
+    from deployments.console import show
+    from deployments.running import Request, run_there
     from deployments.scenarios import SERVICE, load_one, stage
     from flows.decisions.diagnosis import diagnose
     from flows.report import Options

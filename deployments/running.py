@@ -10,15 +10,13 @@ from typing import Any
 from uuid import uuid4
 
 from rich.console import Console
-from rich.panel import Panel
-from rich.table import Table
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from blocks.errors import Permanent, Transient
-from blocks.stack import is_file, read_stack_file
+from blocks.stack import StackSpec, is_file, load_stack, read_stack_file
+from deployments.console import ENGINE_TALK, quieten
 from flows.decisions.diagnosis import Diagnosis
-from flows.decisions.plan import shown
 from flows.report import Options, Report
 
 
@@ -81,16 +79,21 @@ class Request:
         options = Options(dry_run=dry_run, approval=approval, actor=actor, source="cli")
         return cls(procedure, stack, service, tuple(words), options)
 
-    def parameters(self, flow: Any, stack: str) -> dict[str, Any]:
+    def parameters(self, flow: Any, spec: StackSpec | None) -> dict[str, Any]:
         """The flow's parameters; a key it does not have is looked for in its nested models.
 
         Raises:
             Permanent: an unknown key or an invalid value, named.
         """
-        schema = flow.fn.__annotations__
-        values: dict[str, Any] = {"stack": stack}
-        if self.service or "service" in schema:
-            values["service"] = self.service or _missing_service(self)
+        schema = {k: v for k, v in flow.fn.__annotations__.items() if k != "return"}
+        values: dict[str, Any] = {"stack": spec.name if spec else self.stack}
+        if self.service:
+            values["service"] = self.service
+            if spec and self.service != "*":
+                spec.service(self.service)
+        elif "service" in flow.parameters.required:
+            known = ", ".join(spec.services) if spec else "none"
+            raise Permanent(f"--service is missing for {self.procedure}; one of: {known}")
         for word in self.words:
             key, text = word.split("=", 1)
             _place(values, schema, key, _scalar(text))
@@ -100,10 +103,6 @@ class Request:
         except Exception as e:
             detail = str(e).split("\nParameters:")[0]
             raise Permanent(f"{self.procedure}: {detail}") from e
-
-
-def _missing_service(request: Request) -> str:
-    raise Permanent(f"--service is missing for {request.procedure}; see the stack's services")
 
 
 def _scalar(text: str) -> Any:
@@ -124,25 +123,34 @@ def _place(values: dict[str, Any], schema: dict[str, Any], key: str, value: Any)
             values.setdefault(name, {})[tail or key] = value
             return
     fields = {f for k in schema.values() for f in getattr(k, "model_fields", {})}
-    known = sorted((set(schema) | fields) - {"return", "options", "stack", "service"})
+    hidden = {"options", "stack", "service", *Options.model_fields, *_wrappers(schema)}
+    known = sorted((set(schema) | fields) - hidden) or ["none"]
     raise Permanent(f"-p {key}: no such parameter; known: {', '.join(known)}")
 
 
-async def _stack_name(request: Request) -> str:
-    """Register a stack given as a file, so that its locks and blocks exist."""
+def _wrappers(schema: dict[str, Any]) -> set[str]:
+    return {name for name, kind in schema.items() if hasattr(kind, "model_fields")}
+
+
+async def _inventory(request: Request) -> StackSpec | None:
+    """The stack; one given as a file is registered, so that its locks and blocks exist."""
+    if request.stack == "*":
+        return None
     if not is_file(request.stack):
-        return request.stack
+        return await load_stack(request.stack)
     from deployments.bootstrap import register
 
     spec = read_stack_file(request.stack)
     await register(spec)
-    return spec.name
+    return spec
 
 
 async def run_here(request: Request) -> Report:
     """Run in this process; Ctrl-C undoes what was begun."""
+    quieten()
     flow = load_flow(request.procedure)
-    parameters = request.parameters(flow, await _stack_name(request))
+    spec = await _inventory(request)
+    parameters = request.parameters(flow, spec)
     state = await flow(**parameters, return_state=True)
     report = await state.result(raise_on_failure=False)
     if isinstance(report, Report):
@@ -156,7 +164,9 @@ async def run_there(request: Request, console: Console) -> Report:
     from prefect.exceptions import ObjectNotFound
 
     flow = load_flow(request.procedure)
-    parameters = request.parameters(flow, await _stack_name(request))
+    spec = await _inventory(request)
+    parameters = request.parameters(flow, spec)
+    service = spec.services.get(request.service) if spec else None
     async with get_client() as client:
         try:
             deployment = await client.read_deployment_by_name(f"{request.procedure}/default")
@@ -168,7 +178,11 @@ async def run_there(request: Request, console: Console) -> Report:
             k: v.model_dump() if hasattr(v, "model_dump") else v for k, v in parameters.items()
         }
         run = await client.create_flow_run_from_deployment(
-            deployment.id, parameters=dumped, idempotency_key=str(uuid4())
+            deployment.id,
+            parameters=dumped,
+            idempotency_key=str(uuid4()),
+            # The queue of the worker on the host that can reach the service.
+            work_queue_name=service.work_queue if service else None,
         )
         console.print(f"run {run.name} ({run.id})", highlight=False)
         state = await _follow(client, run.id, console)
@@ -189,7 +203,8 @@ async def _follow(client: Any, run_id: Any, console: Console) -> Any:
         run = await client.read_flow_run(run_id)
         logs = await client.read_logs(wanted, limit=200, offset=seen, sort=LogSort.TIMESTAMP_ASC)
         for line in logs:
-            console.print(f"  {line.message}", style="dim", highlight=False, markup=False)
+            if not line.message.startswith(ENGINE_TALK):
+                console.print(f"  {line.message}", style="dim", highlight=False, markup=False)
         seen += len(logs)
         # A run ships its log every two seconds: the last lines may come after its end.
         quiet = 0 if logs else quiet + 1
@@ -258,26 +273,3 @@ async def diagnose_service(stack: str, service: str) -> Diagnosis:
     return await asyncio.to_thread(
         diagnose, log, state.exit_code if ended else None, state.oom_killed
     )
-
-
-_COLOUR = {"passed": "green", "planned": "cyan", "failed": "red", "error": "red"}
-
-
-def show(report: Report, console: Console) -> None:
-    """The outcome as a person reads it in a terminal."""
-    colour = _COLOUR.get(report.verdict, "yellow")
-    body = report.message
-    if report.next_step:
-        body += f"\n\nwhat to do now: {report.next_step}"
-    console.print(Panel(body, title=report.headline.split(":")[0], border_style=colour))
-    if report.diagnosis:
-        console.print(f"diagnosis [bold]{report.diagnosis.label}[/]", highlight=False)
-        for line in report.diagnosis.evidence[:3]:
-            console.print(f"  {line}", style="dim", markup=False, highlight=False)
-    if report.plan:
-        table = Table("field", "before", "after", title=f"plan {report.plan.digest}", box=None)
-        for name, (before, after) in report.plan.changes.items():
-            table.add_row(name, shown(before), shown(after))
-        console.print(table)
-    for note in report.notes:
-        console.print(f"note: {note}", style="dim", markup=False, highlight=False)

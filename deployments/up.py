@@ -125,11 +125,10 @@ class Platform:
         await server.start()
         self._write()
         await self._await_server(server)
-        from deployments.bootstrap import prepare_server, set_schedules  # after use_server
+        from deployments.bootstrap import prepare_server  # after use_server
 
-        await prepare_server()
-        if self._schedules:
-            self._say(f"{await set_schedules(True)} schedule(s) active")
+        if active := await prepare_server(schedules=self._schedules):
+            self._say(f"{active} schedule(s) active")
         await worker.start()
         self._write()
         self._watchers = [asyncio.create_task(self._keep(c)) for c in self._children]
