@@ -220,13 +220,8 @@ class Engine:
             since: seconds since 1970 with nine decimals, or "0".
             tail: at most so many last lines.
         """
-        params: dict[str, str | int] = {
-            "stdout": 1,
-            "stderr": 1,
-            "follow": 0,
-            "since": since,
-            "tail": tail,
-        }
+        params: dict[str, str | int] = {"stdout": 1, "stderr": 1, "follow": 0}
+        params |= {"since": since, "tail": tail}
         response = self.call(
             "logs",
             container,

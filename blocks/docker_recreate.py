@@ -12,8 +12,8 @@ The steps of `act`, each one call to the engine:
 Invariants, after every step and across a restart of the engine or of the host:
 
 - Never do two run. The new one has policy "no" until the old one is down and has policy "no"
-  itself; so neither a policy nor a booting engine starts a second one. (An engine that boots
-  also starts containers that were created with policy "always" and never started.)
+  itself; so neither a policy nor a booting engine starts a second one. (A booting engine also
+  starts what was stopped under policy "always".)
 - The old one exists until `commit`, which removes it only when the new one is on stage.
 - The new one is known by a label with this change's mark, wherever it stands: nothing else
   is ever removed.

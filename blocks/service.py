@@ -1,6 +1,7 @@
 """What the inventory says of one service: pure configuration, no connection."""
 
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
@@ -11,6 +12,7 @@ from blocks.secrets import SecretRef
 
 SERVING_FIELDS = frozenset(ServingConfig.model_fields)
 Autonomy = Literal["observe", "approve", "auto"]
+Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
 
 def _known(keys: dict[str, str]) -> dict[str, str]:
@@ -91,15 +93,15 @@ class CommandRuntimeSpec(Frozen):
     )
     logs: tuple[str, ...] = Field(min_length=1)
     cwd: str | None = None
-    timeout_s: float = Field(default=60, gt=0, description="of one command")
+    timeout_s: Seconds = Field(default=60, description="of one command, seconds")
 
     @field_validator("restart", "stop", "status", "logs", mode="before")
     @classmethod
     def _argv(cls, value: object) -> object:
         if isinstance(value, str):
             raise ValueError(
-                f"must be a list of words, not the string {value!r}: no shell is used; "
-                f'write ["systemctl", "restart", "vllm"]'
+                "must be a list of words, not one string: no shell is used; "
+                'write ["systemctl", "restart", "vllm"]'
             )
         return value
 
@@ -132,26 +134,29 @@ class ChangePolicy(Frozen):
 
     autonomy: Autonomy = "approve"
     autonomy_for: dict[str, Autonomy] = Field(
-        default={}, description="procedure -> autonomy, e.g. remediate_oom: auto"
+        default={}, description="procedure -> autonomy, e.g. remediate-oom: auto"
     )
     attempts: int = Field(default=3, ge=1, le=20, description="acts allowed within `window_s`")
-    window_s: int = Field(default=3600, ge=60)
-    cooldown_s: int = Field(default=300, ge=0, description="rest after a remediation")
-    start_timeout_s: float = Field(
+    window_s: int = Field(default=3600, ge=60, description="what `attempts` counts over, seconds")
+    cooldown_s: int = Field(default=300, ge=0, description="rest after any act, seconds")
+    start_timeout_s: Seconds = Field(
         default=600,
-        gt=0,
-        description="from start to the first token; a model that still "
-        "loads (its log moves) is never cut off before it",
+        description="from start to the first token, seconds; a server whose log still moves "
+        "gets three times as long",
     )
     stabilisation_s: float = Field(
-        default=60, ge=0, description="how long it must stay healthy before the change counts"
+        default=60,
+        ge=0,
+        le=86_400,
+        description="how long it must stay healthy before the change counts, seconds",
     )
-    decode_timeout_s: float = Field(default=30, gt=0, description="of a one-token completion")
-    poll_s: float = Field(default=2, gt=0, le=60)
+    decode_timeout_s: Seconds = Field(default=30, description="of a one-token completion, seconds")
+    poll_s: float = Field(default=2, gt=0, le=60, description="between two looks, seconds")
 
     def autonomy_of(self, procedure: str) -> Autonomy:
         """The autonomy that holds for one procedure."""
-        return self.autonomy_for.get(procedure, self.autonomy)
+        by_name = {name.replace("_", "-"): word for name, word in self.autonomy_for.items()}
+        return by_name.get(procedure.replace("_", "-"), self.autonomy)
 
 
 class Service(Frozen):
@@ -177,10 +182,20 @@ class Service(Frozen):
     @field_validator("url")
     @classmethod
     def _url(cls, value: str) -> str:
-        if not value.startswith(("http://", "https://")):
-            raise ValueError(f"{value!r} is no http(s) URL; write http://HOST:PORT")
-        if "@" in value.split("/", 3)[2]:
-            raise ValueError("has credentials in it; use api_key: ${ENV} instead")
+        try:
+            parts = urlsplit(value)
+            port_is_good = parts.port != 0
+        except ValueError:
+            raise ValueError("is no http(s) URL; write http://HOST:PORT") from None
+        # First, so that what may be a password is not repeated by the next message.
+        if "@" in parts.netloc or parts.query or parts.fragment:
+            raise ValueError(
+                "must end before any `@`, `?` or `#`: a key goes into api_key: ${ENV_NAME}"
+            )
+        if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_good:
+            raise ValueError(f"{value[:80]!r} is no http(s) URL; write http://HOST:PORT")
+        if parts.path.rstrip("/").endswith("/v1"):
+            raise ValueError("ends in /v1: leave that away, /health and /metrics are asked for too")
         return value.rstrip("/")
 
     @model_validator(mode="after")

@@ -1,11 +1,13 @@
 """Slack, outgoing messages only: the token is a reference, the channel comes from the stack."""
 
 import asyncio
+import re
+from http.client import HTTPException
+from typing import Any
 
 from prefect.blocks.core import Block
 from pydantic import ConfigDict, Field
-from slack_sdk.errors import SlackApiError
-from slack_sdk.http_retry.builtin_handlers import RateLimitErrorRetryHandler
+from slack_sdk.errors import SlackApiError, SlackClientError
 from slack_sdk.web import WebClient
 
 from blocks.errors import Permanent, Transient
@@ -21,8 +23,12 @@ class SlackSpec(Frozen):
 
     token: SecretRef
     channel: str = Field(min_length=1, description="channel id or name, e.g. #llm-platform-alerts")
-    api_url: str = "https://slack.com/api/"
-    timeout_s: int = Field(default=10, gt=0, le=60)
+    api_url: str = Field(
+        default="https://slack.com/api/",
+        pattern=r"^https?://",
+        description="another address than Slack's own, for a proxy or a test",
+    )
+    timeout_s: int = Field(default=10, gt=0, le=60, description="of one message, seconds")
 
 
 class SlackWorkspace(SlackSpec, Block):
@@ -37,40 +43,60 @@ class SlackWorkspace(SlackSpec, Block):
 async def post(slack: SlackSpec, title: str, body: str, *, channel: str | None = None) -> str:
     """Post one message; returns its time stamp (`ts`).
 
-    Text over Slack's limit of 3,000 characters a section is cut with a note.
+    Text over Slack's limit of 3,000 characters a section is cut with a note. `<` and `&` are
+    escaped: a log line must not mention @channel.
 
     Raises:
-        Transient: Slack or the network did not answer, or said 429 after one retry.
+        Transient: Slack or the network did not answer, or said 429 (`retry_after_s`).
         Permanent: the token or the channel is refused.
     """
-    text = (
-        body
-        if len(body) <= SECTION_LIMIT
-        else body[: SECTION_LIMIT - 30] + "\n… (cut; see the record)"
-    )
-    client = WebClient(
-        token=(await resolve(slack.token)).get_secret_value(),
-        base_url=slack.api_url,
-        timeout=slack.timeout_s,
-        retry_handlers=[RateLimitErrorRetryHandler(max_retry_count=1)],
-    )
+    token = (await resolve(slack.token)).get_secret_value()
     where = channel or slack.channel
+    client = WebClient(
+        token=token,
+        base_url=slack.api_url.rstrip("/") + "/",
+        timeout=slack.timeout_s,
+        retry_handlers=[],  # who calls decides; a Retry-After of an hour must not hold a run
+    )
     try:
         answer = await asyncio.to_thread(
             client.chat_postMessage,
             channel=where,
-            text=title,
+            text=_escaped(title)[:SECTION_LIMIT],
             blocks=[
-                {"type": "header", "text": {"type": "plain_text", "text": title[:150]}},
-                {"type": "section", "text": {"type": "mrkdwn", "text": text or "-"}},
+                {"type": "header", "text": {"type": "plain_text", "text": title[:150] or "-"}},
+                {"type": "section", "text": {"type": "mrkdwn", "text": _section(body)}},
             ],
         )
     except SlackApiError as e:
-        code = str(e.response.get("error", "unknown"))
-        message = f"Slack refused the message to {where}: {code}"
-        if e.response.status_code == 429 or e.response.status_code >= 500:
-            raise Transient(message) from e
-        raise Permanent(message + "; check the token's scopes and invite the app") from e
-    except (OSError, TimeoutError) as e:
-        raise Transient(f"Slack does not answer: {type(e).__name__}") from e
-    return str(answer["ts"])
+        raise _refused(e, where) from None  # its text may repeat what was sent
+    except (SlackClientError, HTTPException, OSError, ValueError) as e:
+        raise Transient(f"Slack does not answer: {type(e).__name__}") from None
+    return str(answer.get("ts") or "")
+
+
+def _refused(e: SlackApiError, where: str) -> Permanent | Transient:
+    answer: Any = e.response  # a plain dict when the body was no JSON
+    status = int(getattr(answer, "status_code", 0) or answer.get("status") or 0)
+    said = getattr(answer, "data", None)
+    code = said.get("error") if isinstance(said, dict) else None
+    message = f"Slack refused the message to {where}: {str(code or f'HTTP {status}')[:80]}"
+    if status == 429 or status >= 500 or code in _PASSING or code is None:
+        waits = str((getattr(answer, "headers", None) or {}).get("Retry-After", ""))
+        return Transient(message, retry_after_s=float(waits) if waits.isdecimal() else None)
+    return Permanent(message + "; check the token's scopes and invite the app to the channel")
+
+
+_PASSING = ("ratelimited", "rate_limited", "internal_error", "fatal_error", "service_unavailable")
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;")
+
+
+def _section(body: str) -> str:
+    text = _escaped(body)
+    if len(text) <= SECTION_LIMIT:
+        return text or "-"
+    cut = re.sub(r"&\w{0,3}$", "", text[: SECTION_LIMIT - 30])  # no half of an escape
+    return cut + "\n… (cut; see the record)"

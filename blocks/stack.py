@@ -1,25 +1,25 @@
 """The inventory of one platform: `Stack`, its YAML file and its Prefect blocks."""
 
-import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from prefect import get_client
 from prefect.blocks.core import Block
 from prefect.exceptions import ObjectNotFound
 from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from pydantic_core import PydanticCustomError
 
 from blocks.docker_host import DockerHost, DockerHostSpec
 from blocks.errors import Permanent
 from blocks.models import Frozen
 from blocks.service import Service
 from blocks.slack_workspace import SlackSpec, SlackWorkspace
+from blocks.stack_rules import contradictions, is_slug, slug
+from blocks.stack_text import MAX_CHARACTERS, faults, read
 from blocks.vllm_server import VllmServer
 from blocks.windows import Window
-
-_SLUG = re.compile(r"[a-z0-9]([a-z0-9-]{0,60}[a-z0-9])?")
 
 
 def lock_name(stack: str, service: str) -> str:
@@ -27,13 +27,12 @@ def lock_name(stack: str, service: str) -> str:
     return f"service:{stack}:{service}"
 
 
-def _slug(value: str) -> str:
-    if not _SLUG.fullmatch(value):
-        suggestion = re.sub(r"[^a-z0-9]+", "-", value.lower()).strip("-") or "my-platform"
-        raise ValueError(
-            f"{value!r} is no name here: lower-case letters, digits and dashes; try {suggestion!r}"
-        )
-    return value
+def block_name(stack: str, part: str) -> str:
+    """The name of a service's or Docker host's block.
+
+    Two dashes, which no name contains: `a` + `b-c` and `a-b` + `c` are two blocks.
+    """
+    return f"{stack}--{part}"
 
 
 class StackSpec(Frozen):
@@ -50,7 +49,7 @@ class StackSpec(Frozen):
     maintenance: tuple[Window, ...] = Field(
         default=(), description="the only windows in which services may be stepped back up"
     )
-    _name_slug = field_validator("name")(_slug)
+    _name_slug = field_validator("name")(slug)
 
     @field_validator("timezone")
     @classmethod
@@ -58,34 +57,18 @@ class StackSpec(Frozen):
         try:
             ZoneInfo(value)
         except (KeyError, ValueError, OSError) as e:
-            raise ValueError(f"{value!r} is no IANA time zone; e.g. Europe/Berlin") from e
+            raise ValueError(
+                f"{value[:60]!r} is no IANA time zone; write one such as Europe/Berlin or UTC"
+            ) from e
         return value
 
     @model_validator(mode="after")
     def _consistent(self) -> "StackSpec":
-        if not self.services:
-            raise ValueError("services: at least one service is needed")
-        seen: dict[str, str] = {}
-        for name, service in self.services.items():
-            try:
-                _slug(name)
-            except ValueError as e:
-                raise ValueError(f"services.{name}: {e}") from e
-            if service.runtime.kind == "docker":
-                host = service.runtime.host
-                if host != "local" and host not in self.docker_hosts:
-                    known = ", ".join(["local", *self.docker_hosts])
-                    raise ValueError(
-                        f"services.{name}.runtime.host: {host!r} is not under docker_hosts "
-                        f"(known: {known})"
-                    )
-            for what, target in _targets(service):
-                if other := seen.get(target):
-                    raise ValueError(
-                        f"services.{name} and services.{other} are one thing under two locks: "
-                        f"both use {what} {target.split(' ', 1)[1]}; describe it once"
-                    )
-                seen[target] = name
+        if found := contradictions(self.services, self.docker_hosts):
+            # pydantic knows no path for these: stack_text.faults takes it from the context.
+            raise PydanticCustomError(
+                "inventory", "the inventory contradicts itself", {"faults": found}
+            )
         return self
 
     def service(self, name: str) -> Service:
@@ -105,89 +88,22 @@ class StackSpec(Frozen):
         return self.docker_hosts.get(name) or DockerHostSpec()
 
 
-def _targets(service: Service) -> list[tuple[str, str]]:
-    """What a change of the service touches: nothing of it may stand under two locks."""
-    found = [("the url", f"url {service.url}")]
-    if service.runtime.kind == "docker":
-        container = f"container {service.runtime.host}/{service.runtime.container}"
-        found.append(("the container", container))
-    if service.serving.kind != "arguments":
-        found.append(("the file", f"file {service.serving.path}"))
-    return found
-
-
 def parse_stack(text: str, where: str = "stack.yaml") -> StackSpec:
     """Read an inventory.
 
     Raises:
-        Permanent: one line per fault: the key's path with its line, the value, the remedy.
+        Permanent: one line per fault: file and line, the key's path, what is wrong, the remedy.
     """
-    yaml = YAML(typ="rt")
+    document = read(text, where)
     try:
-        data = yaml.load(text)
-    except YAMLError as e:
-        mark = getattr(e, "problem_mark", None)
-        line = f"line {mark.line + 1}: " if mark else ""
-        raise Permanent(f"{where}: {line}{getattr(e, 'problem', None) or e}") from e
-    if not isinstance(data, dict):
-        raise Permanent(f"{where}: expected keys such as name: and services:, found {data!r}")
-    try:
-        return StackSpec.model_validate(_plain(data))
+        return StackSpec.model_validate(document.values)
     except ValidationError as e:
-        raise Permanent("\n".join(_faults(e, data, where))) from e
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_plain(v) for v in value]
-    return value
-
-
-_KINDS = {"docker", "command", "arguments", "yaml", "env-file"}
-
-
-def _faults(error: ValidationError, data: Any, where: str) -> list[str]:
-    lines = []
-    for fault in error.errors(include_url=False):
-        # A discriminated union adds its branch to the path; the file has no such key.
-        path = [p for i, p in enumerate(fault["loc"]) if not (i and p in _KINDS)]
-        line = _line_of(data, path)
-        at = f"{where}{f':{line}' if line else ''}"
-        key = ".".join(str(p) for p in path)
-        lines.append(f"{at}: {key + ': ' if key else ''}{_explain(fault, path)}")
-    return lines
-
-
-def _explain(fault: Any, path: list[Any]) -> str:
-    kind, value = fault["type"], fault["input"]
-    if kind == "extra_forbidden":
-        return f"unknown key {path[-1]!r}; remove it or see docs/stack.md for the known ones"
-    if kind == "missing":
-        return "is missing; add it"
-    message = str(fault["msg"]).removeprefix("Value error, ")
-    if kind == "value_error":
-        return message  # ours: it names the value where that is safe
-    return f"{message} (found {value!r})" if not isinstance(value, dict) else message
-
-
-def _line_of(data: Any, path: list[Any]) -> int | None:
-    """Line of the deepest key of `path` that the file has; ruamel keeps the marks in `lc`."""
-    line = None
-    for key in path:
-        try:
-            mark = data.lc.key if hasattr(data, "items") else data.lc.item
-            line = int(mark(key)[0]) + 1
-            data = data[key]
-        except (AttributeError, KeyError, IndexError, TypeError):
-            break
-    return line
+        raise Permanent("\n".join(faults(e.errors(), StackSpec, document.at))) from None
 
 
 class Stack(Block):
     """One platform's inventory. Services, Docker hosts and Slack are blocks of their own,
-    named `<stack>-<name>`, so that an operator can edit each in the UI.
+    named `<stack>--<name>`, so that an operator can edit each in the UI.
     """
 
     model_config = ConfigDict(frozen=False)
@@ -212,9 +128,9 @@ async def save_stack(spec: StackSpec) -> None:
         await block(**values).save(name, overwrite=True)
 
     for name, host in spec.docker_hosts.items():
-        await save(DockerHost, f"{spec.name}-{name}", host.model_dump(mode="json"))
+        await save(DockerHost, block_name(spec.name, name), host.model_dump(mode="json"))
     for name, service in spec.services.items():
-        await save(VllmServer, f"{spec.name}-{name}", service.model_dump(mode="json"))
+        await save(VllmServer, block_name(spec.name, name), service.model_dump(mode="json"))
     if spec.slack:
         await save(SlackWorkspace, spec.name, spec.slack.model_dump(mode="json"))
     # Last, so that a stack that can be loaded is complete.
@@ -246,9 +162,14 @@ def read_stack_file(path: str | Path) -> StackSpec:
         Permanent: the file cannot be read, or holds a fault.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as e:
-        raise Permanent(f"{path}: cannot be read: {type(e).__name__}") from e
+        with Path(path).open("rb") as f:
+            data = f.read(4 * MAX_CHARACTERS + 1)  # a character has at most four bytes
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        line = data.count(b"\n", 0, e.start) + 1
+        raise Permanent(f"{path}:{line}: is not UTF-8; save it as UTF-8") from None
+    except OSError as e:
+        raise Permanent(f"{path}: cannot be read: {e.strerror}; give the inventory's file") from e
     return parse_stack(text, str(path))
 
 
@@ -260,27 +181,55 @@ async def load_stack(ref: str) -> StackSpec:
     """
     if is_file(ref):
         return read_stack_file(ref)
-    try:
-        stack = await _load(Stack, ref)
-    except Permanent as e:
-        raise Permanent(f"stack {ref!r} is not registered; run: runbooks apply STACK.yaml") from e
+    stack = await _load(Stack, ref) if is_slug(ref) else None
+    if stack is None:
+        raise Permanent(f"stack {ref!r} is not registered; run: runbooks apply STACK.yaml")
     fields: dict[str, Any] = {
         "name": ref,
-        **{k: stack[k] for k in ("description", "timezone", "schedules", "freeze", "maintenance")},
-        "services": {n: await _load(VllmServer, f"{ref}-{n}") for n in stack["services"]},
-        "docker_hosts": {n: await _load(DockerHost, f"{ref}-{n}") for n in stack["docker_hosts"]},
-        "slack": await _load(SlackWorkspace, ref) if stack["slack"] else None,
+        **{k: v for k, v in stack.items() if k in _OF_STACK},
+        "services": await _parts(VllmServer, ref, stack.get("services")),
+        "docker_hosts": await _parts(DockerHost, ref, stack.get("docker_hosts")),
+        "slack": await _load(SlackWorkspace, ref) if stack.get("slack") else None,
     }
     try:
         return StackSpec.model_validate(fields)
     except ValidationError as e:
-        raise Permanent("\n".join(_faults(e, fields, f"blocks of {ref}"))) from e
+        raise Permanent(
+            "\n".join(faults(e.errors(), StackSpec, lambda p: _block(ref, p)))
+        ) from None
 
 
-async def _load(kind: type[Block], name: str) -> dict[str, Any]:
-    try:
-        block = await kind.load(name)
-    except (ValueError, ObjectNotFound) as e:
-        raise Permanent(f"block {kind.get_block_type_slug()}/{name} does not exist") from e
-    known = set(kind.model_fields)
-    return {k: v for k, v in block.model_dump(mode="json").items() if k in known}
+_OF_STACK = ("description", "timezone", "schedules", "freeze", "maintenance")
+
+
+def _block(ref: str, path: Sequence[Any]) -> str:
+    """Where in the Prefect UI the fault of a registered inventory is edited."""
+    kinds: dict[Any, type[Block]] = {"services": VllmServer, "docker_hosts": DockerHost}
+    if len(path) > 1 and path[0] in kinds:
+        return f"block {kinds[path[0]].get_block_type_slug()}/{block_name(ref, path[1])}"
+    kind = SlackWorkspace if path[:1] == ("slack",) else Stack
+    return f"block {kind.get_block_type_slug()}/{ref}"
+
+
+async def _parts(kind: type[Block], ref: str, names: Any) -> dict[str, Any]:
+    if not isinstance(names, list):
+        return {}
+    found = {}
+    for name in map(str, names):
+        found[name] = await _load(kind, block_name(ref, name))
+        if found[name] is None:
+            raise Permanent(
+                f"block {kind.get_block_type_slug()}/{block_name(ref, name)} does not exist, and "
+                f"stack {ref!r} names it; run: runbooks apply STACK.yaml"
+            )
+    return found
+
+
+async def _load(kind: type[Block], name: str) -> dict[str, Any] | None:
+    """The values of a block as they are stored: whoever edited them is told by our own rules."""
+    async with get_client() as client:
+        try:
+            found = await client.read_block_document_by_name(name, kind.get_block_type_slug())
+        except ObjectNotFound:
+            return None
+    return {k: v for k, v in found.data.items() if k in kind.model_fields}

@@ -111,7 +111,7 @@ def _plan(run: Run, original: ServingConfig, step: Step, cause: Diagnosis) -> Pl
         run,
         original,
         step.after,
-        reason=f"{cause.label}: {step.reason}",
+        reason=step.reason,
         evidence=cause.evidence,
         expected=step.expected,
         costs=step.costs,

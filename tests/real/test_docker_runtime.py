@@ -373,18 +373,18 @@ async def test_a_stop_that_outlives_its_caller_does_not_take_the_service_down_la
     # The engine goes on stopping the old container after our process is gone.
     old = stage.run(host={"RestartPolicy": {"Name": policy}}, Env=["STUBBORN=1"])
     await eventually_log(stage.runtime())
-    receipt = await smaller(stage.runtime(stop_timeout_s=2))
-    stopping = threading.Thread(target=stage.api.stop, args=(old,), kwargs={"timeout": 2})
+    receipt = await smaller(stage.runtime(stop_timeout_s=1))
+    stopping = threading.Thread(target=stage.api.stop, args=(old,), kwargs={"timeout": 1})
     steps = 1 if policy == "no" else 2
     with killed_at(steps), pytest.raises(Killed):
         await stage.runtime().act(receipt)
     stopping.start()
-    await asyncio.sleep(0.3)
+    await asyncio.sleep(0.2)
     assert stage.doc()["State"]["Running"], "the test wants a stop under way"
     if again is not None:
         with killed_at(again - (policy == "no")), pytest.raises(Killed):
-            await stage.runtime(stop_timeout_s=2).restore(receipt)
-    await stage.runtime(stop_timeout_s=2).restore(receipt)
+            await stage.runtime(stop_timeout_s=1).restore(receipt)
+    await stage.runtime(stop_timeout_s=1).restore(receipt)
     stopping.join()
     await asyncio.sleep(0.5)
     assert stage.doc()["Id"] == old and stage.doc()["State"]["Running"]
