@@ -86,6 +86,11 @@ def next_step(
 
 def _no_step(a: Attempt, advice: str) -> NoStep | None:
     fp8 = growth(a.config.kv_cache_dtype) > 1
+    if a.facts.get("weak_evidence") and a.label in REMEDIES:
+        return NoStep(
+            reason=f"The log only hints at {a.label}; a guess is no reason to change a server",
+            advice=advice or "Read the evidence, and run apply-serving if you agree with it.",
+        )
     if a.label == "gpu_memory_held":
         pids = str(a.facts.get("holder_pids", "")).strip("[]() ")
         return NoStep(

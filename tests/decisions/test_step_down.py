@@ -533,3 +533,10 @@ class TestLadder:
 
     def test_a_list_from_yaml_is_accepted(self):
         assert Ladder.model_validate({"max_model_len": [8192, 4096]}).max_model_len == (8192, 4096)
+
+
+def test_a_guessed_cause_changes_nothing() -> None:
+    guess = found("fp8_kv_unsupported", weak_evidence="true")
+    assert isinstance(next_step(serving(kv_cache_dtype="fp8"), guess, WINTERMUTE), NoStep)
+    sure = found("fp8_kv_unsupported")
+    assert isinstance(next_step(serving(kv_cache_dtype="fp8"), sure, WINTERMUTE), Step)
