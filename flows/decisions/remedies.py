@@ -6,6 +6,7 @@ bytes of a token grow, the context is cut so that the cache still fits.
 Source: DESIGN, "Diagnosis and the step-down"; diagnoses.md; handbook 004, "OOM at Startup".
 """
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -177,7 +178,8 @@ def _cache_after(a: Attempt, drop: float) -> int | None:
     total = a.number("gpu_total_gib")
     if held is None or not size or size <= 0 or not total or total <= 0:
         return None
-    return max(0, int(held * (size - drop * total) / size + 1e-6))
+    left = held * (size - drop * total) / size
+    return max(0, int(left + 1e-6)) if math.isfinite(left) else 0
 
 
 def _fewer(a: Attempt) -> Iterator[Step]:
