@@ -187,7 +187,7 @@ class DockerRuntime:
             raise Unsafe(
                 "locked",
                 f"an earlier change of container {name} was cut short and left {', '.join(left)}; "
-                f"look: docker inspect {left[0]}; undo it: runbooks doctor",
+                f"look: docker inspect {left[0]}; where no journal entry explains it, remove it",
             )
         note: recreate.RecreateNote | restart.RestartNote
         if isinstance(source, ArgumentsSource):

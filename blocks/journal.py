@@ -8,15 +8,14 @@ a process acts, so that the kernel frees it whatever happens to the process.
 
 import contextlib
 import fcntl
-import json
 import os
 import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import BinaryIO, Literal, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from blocks.errors import Permanent, Unsafe
 from blocks.models import Frozen, Receipt, ServingConfig
@@ -91,6 +90,11 @@ def write_atomically(path: Path, text: str) -> None:
     _sync_directory(path.parent)
 
 
+def _ends_a_line(f: BinaryIO) -> bool:
+    f.seek(-1, os.SEEK_END)
+    return f.read(1) == b"\n"
+
+
 def _sync_directory(path: Path) -> None:
     fd = os.open(path, os.O_RDONLY)
     try:
@@ -160,8 +164,10 @@ class Journal:
     def record(self, act: Act) -> None:
         """Append one act."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with (self.folder / "acts.jsonl").open("a", encoding="utf-8") as f:
-            f.write(act.model_dump_json() + "\n")
+        with (self.folder / "acts.jsonl").open("a+b") as f:
+            # A line torn by a kill must not swallow this one.
+            torn = f.seek(0, os.SEEK_END) > 0 and not _ends_a_line(f)
+            f.write((b"\n" if torn else b"") + act.model_dump_json().encode() + b"\n")
             f.flush()
             os.fsync(f.fileno())
 
@@ -171,7 +177,7 @@ class Journal:
         if not path.exists():
             return []
         found = []
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
             with contextlib.suppress(ValidationError):
                 found.append(Act.model_validate_json(line))
         return found
@@ -213,12 +219,12 @@ class Journal:
     def _read(self, name: str, kind: type[T]) -> T | None:
         path = self.folder / name
         try:
-            text = path.read_text(encoding="utf-8")
+            data = path.read_bytes()
         except FileNotFoundError:
             return None
         try:
-            return TypeAdapter(kind).validate_json(text)
-        except (ValidationError, json.JSONDecodeError) as e:
+            return kind.model_validate_json(data)
+        except ValidationError as e:
             raise Permanent(
                 f"{path} cannot be read ({type(e).__name__}); compare it with the service's "
                 f"state, then move it away"

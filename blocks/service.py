@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from blocks.gpu import Gpu
 from blocks.ladder import Ladder
 from blocks.models import Frozen, ServingConfig
-from blocks.secrets import SecretRef
+from blocks.secret_ref import SecretRef
 
 SERVING_FIELDS = frozenset(ServingConfig.model_fields)
 Autonomy = Literal["observe", "approve", "auto"]
@@ -27,7 +27,7 @@ def _known(keys: dict[str, str]) -> dict[str, str]:
 class ArgumentsSource(Frozen):
     """The numbers live in the container's arguments (`--flag value`, `--flag=value`, `-tp 2`)."""
 
-    kind: Literal["arguments"] = "arguments"
+    kind: Literal["arguments"] = Field(default="arguments", description="numbers in arguments")
     env: dict[str, str] = Field(
         default={},
         description="serving field -> environment variable of the container, where an "
@@ -39,7 +39,7 @@ class ArgumentsSource(Frozen):
 class YamlSource(Frozen):
     """The numbers live in a YAML file the server is started with."""
 
-    kind: Literal["yaml"]
+    kind: Literal["yaml"] = Field(description="numbers in a YAML file")
     path: str = Field(description="file on the worker's host")
     key_map: dict[str, str] = Field(
         default={},
@@ -56,7 +56,7 @@ class YamlSource(Frozen):
 class EnvFileSource(Frozen):
     """The numbers live in a .env file."""
 
-    kind: Literal["env-file"]
+    kind: Literal["env-file"] = Field(description="numbers in a .env file")
     path: str = Field(description="file on the worker's host")
     key_map: dict[str, str] = Field(
         default={},
@@ -71,10 +71,12 @@ ServingSource = Annotated[ArgumentsSource | YamlSource | EnvFileSource, Field(di
 class DockerRuntimeSpec(Frozen):
     """A container on a Docker Engine."""
 
-    kind: Literal["docker"]
+    kind: Literal["docker"] = Field(description="a container on a Docker Engine")
     host: str = Field(default="local", description="name under `docker_hosts`")
     container: str = Field(description="container name", min_length=1)
-    stop_timeout_s: float = Field(default=30, gt=0, le=600)
+    stop_timeout_s: float = Field(
+        default=30, gt=0, le=600, description="from SIGTERM to SIGKILL, seconds"
+    )
 
 
 StatusFormat = Literal["systemd", "docker-state", "json", "exit-code"]
@@ -83,16 +85,22 @@ StatusFormat = Literal["systemd", "docker-state", "json", "exit-code"]
 class CommandRuntimeSpec(Frozen):
     """Anything a command can start: systemd units, scripts, make targets. Argv lists, no shell."""
 
-    kind: Literal["command"]
-    restart: tuple[str, ...] = Field(min_length=1)
-    stop: tuple[str, ...] = Field(min_length=1)
-    status: tuple[str, ...] = Field(min_length=1)
+    kind: Literal["command"] = Field(description="commands start and stop it")
+    restart: tuple[str, ...] = Field(
+        min_length=1, description="starts it, or starts it anew; must end by itself"
+    )
+    stop: tuple[str, ...] = Field(min_length=1, description="stops it; no error if it is down")
+    status: tuple[str, ...] = Field(
+        min_length=1, description="prints its state and changes nothing"
+    )
     status_format: StatusFormat = Field(
         description="systemd: `systemctl show` lines; docker-state: `docker inspect --format "
         "'{{json .State}}'`; json: {phase, exit_code, ...}; exit-code: 0 running, 3 stopped"
     )
-    logs: tuple[str, ...] = Field(min_length=1)
-    cwd: str | None = None
+    logs: tuple[str, ...] = Field(
+        min_length=1, description="prints its log, the latest start included, and ends"
+    )
+    cwd: str | None = Field(default=None, description="working directory of the commands")
     timeout_s: Seconds = Field(default=60, description="of one command, seconds")
 
     @field_validator("restart", "stop", "status", "logs", mode="before")
@@ -112,8 +120,8 @@ RuntimeSpec = Annotated[DockerRuntimeSpec | CommandRuntimeSpec, Field(discrimina
 class Model(Frozen):
     """The model a service serves."""
 
-    name: str
-    quantisation: str | None = None
+    name: str = Field(description="repository or path; used to look its size up")
+    quantisation: str | None = Field(default=None, description="awq, gptq, fp8, ...")
     config_json: str | None = Field(
         default=None, description="path of the model's config.json, for the KV arithmetic"
     )
@@ -122,17 +130,28 @@ class Model(Frozen):
 class Slo(Frozen):
     """Service level objectives; a value that is absent is not checked."""
 
-    p90_latency_s: float | None = Field(default=None, gt=0)
-    p95_latency_s: float | None = Field(default=None, gt=0)
-    p99_latency_s: float | None = Field(default=None, gt=0)
+    p90_latency_s: float | None = Field(
+        default=None, gt=0, description="90 of 100 requests answer within, seconds"
+    )
+    p95_latency_s: float | None = Field(
+        default=None, gt=0, description="95 of 100 requests answer within, seconds"
+    )
+    p99_latency_s: float | None = Field(
+        default=None, gt=0, description="99 of 100 requests answer within, seconds"
+    )
     error_rate: float | None = Field(default=None, ge=0, le=1, description="share, 0..1")
-    throughput_rps: float | None = Field(default=None, gt=0)
+    throughput_rps: float | None = Field(
+        default=None, gt=0, description="at least, requests per second"
+    )
 
 
 class ChangePolicy(Frozen):
     """How a change to this service is guarded and verified."""
 
-    autonomy: Autonomy = "approve"
+    autonomy: Autonomy = Field(
+        default="approve",
+        description="observe: plan and never act; approve: act once a person approved; auto: act",
+    )
     autonomy_for: dict[str, Autonomy] = Field(
         default={}, description="procedure -> autonomy, e.g. remediate-oom: auto"
     )
@@ -162,18 +181,26 @@ class ChangePolicy(Frozen):
 class Service(Frozen):
     """One vLLM server of a platform."""
 
-    engine: Literal["vllm"] = "vllm"
+    engine: Literal["vllm"] = Field(default="vllm", description="what serves")
     url: str = Field(description="base URL, e.g. http://wintermute.tailnet.local:8000")
-    api_key: SecretRef | None = None
-    tls_verify: bool = True
-    runtime: RuntimeSpec
-    serving: ServingSource = ArgumentsSource()
-    served_model_name: str | None = None
-    model: Model | None = None
-    gpu: Gpu | None = None
-    slo: Slo = Slo()
-    ladder: Ladder = Ladder()
-    policy: ChangePolicy = ChangePolicy()
+    api_key: SecretRef | None = Field(
+        default=None, description="reference to the server's key: ${ENV} or secret:NAME"
+    )
+    tls_verify: bool = Field(default=True, description="false accepts any certificate")
+    runtime: RuntimeSpec = Field(description="how it is started, stopped and looked at")
+    serving: ServingSource = Field(
+        default=ArgumentsSource(), description="where its numbers are written down"
+    )
+    served_model_name: str | None = Field(
+        default=None, description="the model it must list to count as healthy; default: any"
+    )
+    model: Model | None = Field(default=None, description="what it serves, for the size check")
+    gpu: Gpu | None = Field(default=None, description="what it runs on, for the size check")
+    slo: Slo = Field(default=Slo(), description="service level objectives")
+    ladder: Ladder = Field(default=Ladder(), description="what it may be stepped down to")
+    policy: ChangePolicy = Field(
+        default=ChangePolicy(), description="how changes are guarded and verified"
+    )
     work_queue: str = Field(default="default", description="queue of a worker that can reach it")
     escalate_to: str | None = Field(
         default=None, description="Slack channel for this service's incidents"

@@ -12,7 +12,7 @@ from slack_sdk.web import WebClient
 
 from blocks.errors import Permanent, Transient
 from blocks.models import Frozen
-from blocks.secrets import SecretRef, resolve
+from blocks.secret_ref import SecretRef, resolve
 
 SECTION_LIMIT = 3000
 """Characters of one section's text (Slack: Block Kit, section)."""
@@ -21,7 +21,7 @@ SECTION_LIMIT = 3000
 class SlackSpec(Frozen):
     """Where messages go."""
 
-    token: SecretRef
+    token: SecretRef = Field(description="reference to the bot token (scope chat:write)")
     channel: str = Field(min_length=1, description="channel id or name, e.g. #llm-platform-alerts")
     api_url: str = Field(
         default="https://slack.com/api/",
@@ -79,9 +79,11 @@ def _refused(e: SlackApiError, where: str) -> Permanent | Transient:
     answer: Any = e.response  # a plain dict when the body was no JSON
     status = int(getattr(answer, "status_code", 0) or answer.get("status") or 0)
     said = getattr(answer, "data", None)
-    code = said.get("error") if isinstance(said, dict) else None
-    message = f"Slack refused the message to {where}: {str(code or f'HTTP {status}')[:80]}"
-    if status == 429 or status >= 500 or code in _PASSING or code is None:
+    code = str(said.get("error")) if isinstance(said, dict) else ""
+    if not re.fullmatch(r"[a-z_]{1,80}", code):  # the SDK puts the whole body of an HTML page here
+        code = ""
+    message = f"Slack refused the message to {where}: {code or f'HTTP {status}'}"
+    if status == 429 or status >= 500 or code in _PASSING or not code:
         waits = str((getattr(answer, "headers", None) or {}).get("Retry-After", ""))
         return Transient(message, retry_after_s=float(waits) if waits.isdecimal() else None)
     return Permanent(message + "; check the token's scopes and invite the app to the channel")

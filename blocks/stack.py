@@ -38,13 +38,15 @@ def block_name(stack: str, part: str) -> str:
 class StackSpec(Frozen):
     """One platform. See docs/stack.md for every key."""
 
-    name: str
-    description: str = ""
+    name: str = Field(description="lower-case letters, digits, single dashes")
+    description: str = Field(default="", description="for people")
     timezone: str = Field(default="UTC", description="IANA name; schedules and windows use it")
     schedules: bool = Field(default=False, description="run the scheduled procedures")
-    docker_hosts: dict[str, DockerHostSpec] = {}
-    services: dict[str, Service]
-    slack: SlackSpec | None = None
+    docker_hosts: dict[str, DockerHostSpec] = Field(
+        default={}, description="Docker Engines by name; `local` needs no entry"
+    )
+    services: dict[str, Service] = Field(description="what is served, by name")
+    slack: SlackSpec | None = Field(default=None, description="where people are told")
     freeze: tuple[Window, ...] = Field(default=(), description="no change in these windows")
     maintenance: tuple[Window, ...] = Field(
         default=(), description="the only windows in which services may be stepped back up"

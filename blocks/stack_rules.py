@@ -39,13 +39,13 @@ def contradictions(
     known = ["local", *docker_hosts]
     for name, host in docker_hosts.items():
         if urlsplit(host.base_url).password:
-            path = ("docker_hosts", name, "base_url")
-            found.append((path, "has a password in it; use ssh keys or TLS files"))
+            words = "has a password in it; use ssh keys or TLS files"
+            found.append((("docker_hosts", name, "base_url"), words))
     for name, service in services.items():
         if service.runtime.kind == "docker" and service.runtime.host not in known:
-            path = ("services", name, "runtime", "host")
             words = f"{service.runtime.host!r} is not under docker_hosts"
-            found.append((path, f"{words} (known: {', '.join(known)})"))
+            words += f" (known: {', '.join(known)})"
+            found.append((("services", name, "runtime", "host"), words))
     return found + _shared(services, docker_hosts)
 
 

@@ -12,7 +12,7 @@ from prefect.blocks.core import Block
 from pydantic import ConfigDict
 
 from blocks.models import Serving
-from blocks.secrets import resolve
+from blocks.secret_ref import resolve
 from blocks.service import Service
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shlex
 import sys
 import sysconfig
 from datetime import timedelta
@@ -15,6 +16,7 @@ from prefect.client.schemas.actions import (
     GlobalConcurrencyLimitCreate,
     GlobalConcurrencyLimitUpdate,
     WorkPoolCreate,
+    WorkPoolUpdate,
 )
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState
@@ -27,6 +29,7 @@ from deployments.connection import POOL
 
 HEARTBEAT = "runbooks: crash the runs whose heartbeat stopped"
 SILENCE = timedelta(seconds=90)
+LAUNCHER = "launch.py"
 
 
 def prefect_yaml() -> Path:
@@ -72,6 +75,30 @@ async def _pool(client: PrefectClient) -> None:
         await client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
     except ObjectAlreadyExists:
         pass
+
+
+async def use_launcher(pool: str = POOL) -> None:
+    """Let the pool's workers start runs through `deployments.launch` of this installation.
+
+    Only for a server of this machine's own: the command names a path. Another command that
+    someone set on the pool stays.
+    """
+    from prefect.workers.process import ProcessWorker
+
+    async with get_client() as client:
+        template = (await client.read_work_pool(pool)).base_job_template
+        template = template or ProcessWorker.get_default_base_job_template()
+        command = template["variables"]["properties"]["command"]
+        if command.get("default") and LAUNCHER not in command["default"]:
+            return
+        if command.get("default") != launch_command():
+            command["default"] = launch_command()
+            await client.update_work_pool(pool, WorkPoolUpdate(base_job_template=template))
+
+
+def launch_command() -> str:
+    """What starts a run: without `site`, which would cost more than all of it."""
+    return shlex.join([sys.executable, "-I", "-S", str(Path(__file__).with_name(LAUNCHER))])
 
 
 async def _heartbeat() -> None:

@@ -3,18 +3,25 @@
 import asyncio
 import contextlib
 import os
+import re
 import shutil
 import signal
+import textwrap
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.panel import Panel
 from rich.rule import Rule
+from rich.table import Table
 
 from blocks.errors import RunbookError
 from blocks.journal import home
+from blocks.ladder import Ladder
 from deployments.sandbox.local import Sandbox
+
+if TYPE_CHECKING:  # a report imports Prefect, which reads its settings when it is imported
+    from flows.report import Report
 
 SCENARIO = "kv-cache-too-small"
 
@@ -40,11 +47,10 @@ async def tell(console: Console, *, leave: bool) -> int:
         console.print(Rule("llm-runbooks: a vLLM server dies at 3 a.m."))
         with console.status("starting Prefect server and worker on loopback ..."):
             await platform.start()
-        console.print(
-            f"[bold]1[/] Prefect is up at [bold]{platform.ui}[/] "
-            f"after {time.monotonic() - began:.0f} s",
-            highlight=False,
+        _step(
+            console, 1, f"Prefect server and worker are up after {time.monotonic() - began:.0f} s"
         )
+        console.print(f"    {platform.ui}", style="cyan", highlight=False)
         code = await _incident(console, box, platform.ui)
         if not leave:
             console.print("Ctrl-C stops everything.", style="dim")
@@ -98,39 +104,106 @@ async def _incident(console: Console, box: Sandbox, ui: str) -> int:
     scenario = load_one(SCENARIO)
     spec = await stage(scenario, box)
     await register(spec)
+    status = await asyncio.to_thread(box.status, SERVICE)
     log = await asyncio.to_thread(box.logs, SERVICE)
-    found = diagnose(log, exit_code=1)
-    console.print(f"[bold]2[/] {scenario.story}", highlight=False)
-    console.print(Panel(log.splitlines()[-1], title="the last line of its log", border_style="red"))
-    console.print(
-        f"  the root cause stands {_lines_above_end(log, found.evidence)} lines above it:",
-        highlight=False,
-    )
-    for line in found.evidence[:1]:
-        console.print(f"  {line}", style="yellow", markup=False, highlight=False)
-    console.print(f"[bold]3[/] running [bold]remediate-oom[/] on {ui}", highlight=False)
+    found = diagnose(log, exit_code=status["exit_code"])
+    _step(console, 2, f"vLLM server {SERVICE!r} dies at its start, exit code {status['exit_code']}")
+    _say(console, scenario.story.split(". ")[0] + ". The last line of its log:")
+    _say(console, log.splitlines()[-1], style="red", indent=6)
+    cause = re.sub(r"^.*?(?=[A-Z]\w+Error: )", "", found.evidence[0]) if found.evidence else ""
+    _say(console, f"The cause stands {_lines_above_end(log, found.evidence)} lines above it:")
+    _say(console, cause, style="yellow", indent=6)
+
+    _step(console, 3, f"{scenario.procedure} runs on the server, started as any run is")
     request = Request(
-        scenario.procedure,
-        spec.name,
-        SERVICE,
-        (),
-        Options(actor="demo", source="cli"),
+        scenario.procedure, spec.name, SERVICE, (), Options(actor="demo", source="cli")
     )
-    report = await run_there(request, console)
-    show(report, console)
-    passed = report.verdict == "passed"
-    console.print(
-        Panel(
-            f"[bold]{ui}/runs[/]          the run; open it, then its artifacts: the record\n"
-            f"[bold]{ui}/deployments[/]   Run > Custom run: the same from the UI, with a form\n"
-            f"[bold]{ui}/blocks[/]        the inventory; edit the ladder there\n"
-            "[bold]runbooks scenario list[/]       other failures to play",
-            title="what to click next",
-        )
-        if passed
-        else f"[red]the verdict was {report.verdict}[/], see {home() / 'logs'}"
-    )
-    return 0 if passed else 1
+    quiet = Console(quiet=True)  # its log is in the UI; here it is told
+    with console.status("diagnosing, deciding, acting, verifying ..."):
+        report = await run_there(request, quiet)
+    if report.verdict != "passed" or not report.attempts:
+        show(report, console)
+        console.print(f"[red]the verdict was {report.verdict}[/], see {home() / 'logs'}")
+        return 1
+    _tell_what_was_done(console, report, spec.services[SERVICE].ladder)
+    await _tell_where_to_look(console, ui, report)
+    return 0
+
+
+def _tell_what_was_done(console: Console, report: "Report", ladder: Ladder) -> None:
+    done = report.attempts[-1]
+    checked = done.verification
+    length = done.plan.changes.get("max_model_len")
+    between = [n for n in ladder.max_model_len if length and length[0] > n > length[1]]
+    skipped = "".join(f"; {n} is skipped" for n in between)
+    facts = report.diagnosis.facts if report.diagnosis else {}
+    rows = [
+        (
+            "found",
+            f"{report.diagnosis.label if report.diagnosis else '?'}: one request needs "
+            f"{facts.get('kv_needed_gib')} GiB of KV cache, {facts.get('kv_available_gib')} "
+            f"are there, so {facts.get('estimated_max_model_len')} tokens would fit",
+        ),
+        ("decided", f"[bold]{done.plan.summary()}[/]{skipped}: it cannot fit either"),
+        ("acted", f"{report.first_act_s:.1f} s after its start: config written, restarted once"),
+        (
+            "verified",
+            f"[green]{checked.outcome}[/]: first token {checked.first_token_s:.1f} s after the "
+            f"restart, then watched; {checked.total_s:.1f} s in all",
+        ),
+        ("recorded", f"before and after, evidence and chart; {report.duration_s:.1f} s in all"),
+        ("undo", "none needed; had it not decoded, the old config would be back"),
+    ]
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), width=min(console.width, 80))
+    table.add_column(style="bold", min_width=12)
+    table.add_column(overflow="fold")
+    for what, text in rows:
+        table.add_row(f"    {what}", text)
+    console.print(table, highlight=False)
+
+
+async def _tell_where_to_look(console: Console, ui: str, report: "Report") -> None:
+    """Addresses of this very run: they stand alone on a line, to be clicked or copied."""
+    base, record, form = await _addresses(ui, report)
+    _step(console, 4, "What to click next")
+    for what, url in (
+        ("the record of this run", record),
+        ("start it yourself, from a form (stack: sandbox, service: wintermute)", form),
+        ("the inventory; edit the ladder there", f"{base}/blocks"),
+    ):
+        _say(console, what)
+        console.print(url, style="cyan", soft_wrap=True, highlight=False)
+    _say(console, "Other failures to play: runbooks scenario list")
+
+
+async def _addresses(ui: str, report: "Report") -> tuple[str, str, str]:
+    """Of the default UI (Prefect has two), of the run's record, of the procedure's form."""
+    import httpx
+
+    base, record, form = ui, f"{ui}/runs", f"{ui}/deployments"
+    flow, wanted = report.procedure, f"{report.procedure}-record"
+    with contextlib.suppress(httpx.HTTPError, ValueError, KeyError, StopIteration):
+        async with httpx.AsyncClient(base_url=ui, timeout=10, trust_env=False) as client:
+            settings = (await client.get("/ui-settings")).raise_for_status().json()
+            base = (ui + (settings[f"{settings['default_ui']}_base_url"] or "")).rstrip("/")
+            record, form = f"{base}/runs/flow-run/{report.run_id}", f"{base}/deployments"
+            got = await client.get(f"/api/deployments/name/{flow}/default")
+            form += f"/deployment/{got.raise_for_status().json()['id']}/run"
+            body = {"artifacts": {"flow_run_id": {"any_": [report.run_id]}}}
+            found = await client.post("/api/artifacts/filter", json=body)
+            page = next(a for a in found.raise_for_status().json() if a["key"] == wanted)
+            record = f"{base}/artifacts/artifact/{page['id']}"
+    return base, record, form
+
+
+def _step(console: Console, number: int, title: str) -> None:
+    console.print(f"\n[bold]{number}[/]   [bold]{title}[/]", highlight=False)
+
+
+def _say(console: Console, text: str, *, style: str = "", indent: int = 4) -> None:
+    room = " " * indent
+    lines = textwrap.fill(text, min(console.width, 80), initial_indent=room, subsequent_indent=room)
+    console.print(lines, style=style, markup=False, highlight=False)
 
 
 def _lines_above_end(log: str, evidence: tuple[str, ...]) -> int:

@@ -1,4 +1,4 @@
-"""`runbooks up`: Prefect server and worker on this machine, on loopback, kept alive."""
+"""`runbooks up`: Prefect server, zygote and worker on this machine, on loopback, kept alive."""
 
 import asyncio
 import os
@@ -24,6 +24,7 @@ from deployments.connection import (
     use_server,
     write_up,
 )
+from deployments.zygote import socket_path
 
 Say = Callable[[str], None]
 STOP_S = 20
@@ -81,7 +82,7 @@ def _kill_group(pid: int) -> None:
 
 
 class Platform:
-    """Server and worker, started, watched and stopped together."""
+    """Server, zygote and worker, started, watched and stopped together."""
 
     def __init__(self, *, port: int = 4200, schedules: bool = False, say: Say = print) -> None:
         self._preferred, self._schedules, self._say = port, schedules, say
@@ -115,20 +116,29 @@ class Platform:
             logs / "server.log",
             env,
         )
+        socket = socket_path(home())
+        zygote = Child(
+            "zygote",
+            [sys.executable, "-P", "-m", "deployments.zygote", str(socket)],
+            logs / "zygote.log",
+            env,
+        )
         worker = Child(
             "worker",
             [*python, "worker", "start", "--pool", POOL, "--type", "process", "--name", "local"],
             logs / "worker.log",
-            env,
+            {**env, "RUNBOOKS_ZYGOTE": str(socket)},
         )
-        self._children = [server, worker]
+        self._children = [server, zygote, worker]
         await server.start()
         self._write()
         await self._await_server(server)
-        from deployments.bootstrap import prepare_server  # after use_server
+        await zygote.start()  # it imports while the deployments are made; no run waits for it
+        from deployments.bootstrap import prepare_server, use_launcher  # after use_server
 
         if active := await prepare_server(schedules=self._schedules):
             self._say(f"{active} schedule(s) active")
+        await use_launcher()
         await worker.start()
         self._write()
         self._watchers = [asyncio.create_task(self._keep(c)) for c in self._children]
@@ -139,7 +149,8 @@ class Platform:
             watcher.cancel()
         for child in reversed(self._children):
             await child.stop()
-        up_file().unlink(missing_ok=True)
+        if (mine := read_up()) and mine.pid == os.getpid():  # refused, it is the other's
+            up_file().unlink(missing_ok=True)
 
     async def _keep(self, child: Child) -> None:
         """Restart a child that dies."""
@@ -179,7 +190,7 @@ class Platform:
                     f"(pid {old.pid}); stop it, or set RUNBOOKS_HOME to another folder"
                 )
         for name, pid in old.children.items():
-            if _is_ours(pid, ("prefect",)):
+            if _is_ours(pid, ("prefect", "deployments.zygote")):
                 self._say(f"stopping the {name} of an earlier `runbooks up` that was killed")
                 os.kill(pid, signal.SIGTERM)
                 _await_end(pid)

@@ -1,5 +1,6 @@
 """Hold a service against every other run, and reconcile what a killed one left."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -16,11 +17,15 @@ from blocks.journal import Act, Degraded
 from blocks.models import Receipt
 from blocks.stack import lock_name
 from blocks.target import runtime_of
+from flows.decisions.step_down import step_back
+from flows.interruption import sigterm_cancels
 from flows.run import Run
 from tasks.acts import keep_config, restore_config
 
 LEASE_S = 60
 """Seconds after which the server frees the lock of a holder that was killed (DESIGN: Guard)."""
+
+RELEASE_S = 10
 
 
 @asynccontextmanager
@@ -34,7 +39,7 @@ async def holding(run: Run) -> AsyncIterator[None]:
         Unsafe: `locked`. Permanent: the slot's limit is missing, or reconciling failed.
     """
     name = lock_name(run.target.stack, run.target.name)
-    with run.journal.held():
+    with run.journal.held(), sigterm_cancels():
         try:
             # A renewal that fails must not cancel a half-done act: the flock and the
             # runtime's own exclusivity still hold while the server is away.
@@ -58,9 +63,11 @@ async def holding(run: Run) -> AsyncIterator[None]:
             yield
         finally:
             try:
-                await slot.__aexit__(None, None, None)
+                # Prefect would ask a server that is away for minutes; people wait to be told.
+                async with asyncio.timeout(RELEASE_S):
+                    await slot.__aexit__(None, None, None)
             except Exception as e:  # noqa: BLE001 - its lease frees it; the verdict stands
-                get_run_logger().warning("the lock %s frees itself within 60 s: %s", name, e)
+                get_run_logger().warning("the lock %s frees itself: %s", name, type(e).__name__)
 
 
 async def _reconcile(run: Run) -> None:
@@ -72,7 +79,7 @@ async def _reconcile(run: Run) -> None:
     if entry.phase == "verified" and await runtime.applied(entry.receipt):
         await keep_config(run.target, entry.receipt)
         did, verdict = "finished (it was verified)", "passed"
-        mark_degraded(run, entry.procedure, entry.run_id, entry.receipt)
+        settle_mark(run, entry.procedure, entry.run_id, entry.receipt)
     else:
         await restore_config(run.target, entry.receipt)
         did, verdict = "undone", "error"
@@ -90,8 +97,13 @@ async def _reconcile(run: Run) -> None:
     get_run_logger().warning("%s: %s", run.target.label, note)
 
 
-def mark_degraded(run: Run, procedure: str, run_id: str, receipt: Receipt) -> None:
-    """A remediation's success leaves the service below what its operator asked for."""
+def settle_mark(run: Run, procedure: str, run_id: str, receipt: Receipt) -> None:
+    """Set or clear the degraded mark for a change that stays; before its entry is dropped, so
+    that a kill loses neither.
+
+    A remediation leaves the service below what its operator asked for; a change asked for by
+    the operator, and a restoration with nothing left to give back, end that state.
+    """
     if procedure.startswith("remediate-"):
         run.journal.mark_degraded(
             Degraded(
@@ -101,3 +113,10 @@ def mark_degraded(run: Run, procedure: str, run_id: str, receipt: Receipt) -> No
                 run_id=run_id,
             )
         )
+        return
+    mark = run.journal.degraded()
+    if mark is None:
+        return
+    ladder = run.target.service.ladder
+    if procedure != "restore-context" or not step_back(receipt.after, mark.original, ladder):
+        run.journal.clear_degraded()

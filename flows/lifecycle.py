@@ -5,7 +5,6 @@
 the recorded state, or finishes a change that was already verified.
 """
 
-import asyncio
 import time
 from datetime import UTC, datetime
 
@@ -17,7 +16,8 @@ from flows.decisions.diagnosis import Diagnosis
 from flows.decisions.guard import Act as EarlierAct
 from flows.decisions.guard import AttemptPolicy, Intent, check
 from flows.decisions.plan import Plan
-from flows.holding import mark_degraded
+from flows.holding import settle_mark
+from flows.interruption import to_its_end
 from flows.report import Attempt, Verification
 from flows.run import Run, examine
 from flows.verify import verify
@@ -94,18 +94,20 @@ async def attempt(run: Run, plan: Plan, *, needs_window: bool = False) -> Attemp
         await apply_config(run.target, receipt)
         act_s = round(time.monotonic() - began, 3)
         verification = await verify(run.target, plan.after)
-        if verification.outcome == "passed":
-            return await _keep(run, plan, receipt, verification, act_s)
-        after = await _diagnose_failure(run)
+        passed = verification.outcome == "passed"
+        after = None if passed else await _diagnose_failure(run)
     except RunbookError as e:
-        undo = await _undo(run, receipt, "error")
+        undo = await to_its_end(_undo(run, receipt, "error"))
         raise type(e)(*_again(e, undo)) from e
     except BaseException:
         # Ctrl-C, SIGTERM, cancellation: no Prefect call may stand between us and the undo.
-        await asyncio.shield(_undo(run, receipt, "error", as_task=False))
+        await to_its_end(_undo(run, receipt, "error", as_task=False))
         raise
+    if passed:
+        # Proved good: what interrupts now comes too late to undo it.
+        return await to_its_end(_keep(run, plan, receipt, verification, act_s), then_stop=False)
     verdict: Verdict = "failed" if verification.outcome == "failed" else "inconclusive"
-    undo = await _undo(run, receipt, verdict)
+    undo = await to_its_end(_undo(run, receipt, verdict))
     done = Attempt(
         plan=plan,
         verification=verification,
@@ -129,11 +131,11 @@ async def _keep(
     run.journal.advance("verified")
     try:
         await keep_config(run.target, receipt)
+        settle_mark(run, run.procedure, run.run_id, receipt)
         run.journal.finish(_act(run, "passed"))
     except RunbookError as e:
         # Verified and serving: the verdict stands; the next run finishes the tidying.
         run.notes.append(f"the way back could not be cleared yet ({e}); the next run will")
-    mark_degraded(run, run.procedure, run.run_id, receipt)
     done = Attempt(plan=plan, verification=verification, kept=True, act_s=act_s)
     run.attempts.append(done)
     return done

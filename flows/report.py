@@ -27,14 +27,16 @@ EXIT_CODES: dict[Verdict, int] = {
 class Options(Frozen):
     """How a procedure is run; the same for every one."""
 
-    dry_run: bool = Field(default=False, description="plan only: observe and decide, act never")
+    dry_run: bool = Field(
+        default=False, description="Plan only: look and decide, but change nothing."
+    )
     approval: str = Field(
         default="",
-        description="digest of the plan you approve (from a dry run), or `yes` for whatever the "
-        "run decides; not needed where the service's autonomy is `auto`",
+        description="The digest of the plan you approve (a dry run shows it), or the word yes for "
+        "whatever this run decides. Not needed where the service's autonomy is auto.",
     )
-    actor: str = Field(default="", description="who started it, for the record")
-    source: Source = Field(default="ui", description="the door it came through")
+    actor: str = Field(default="", description="Who starts it: your name, for the record.")
+    source: Source = Field(default="ui", description="Where it is started from, for the record.")
 
 
 class Look(Frozen):

@@ -91,6 +91,4 @@ async def _step_up(run: Run) -> Report:
             f"{plan.summary()} did not hold ({done.verification.reason}); {done.undo}",
             next_step="it stays degraded; make room on the GPU before the next window",
         )
-    if step_back(plan.after, mark.original, run.target.service.ladder) is None:
-        run.journal.clear_degraded()
     return run.report("passed", f"{plan.summary()}; decoding, and stable")

@@ -9,7 +9,8 @@ from prefect.logging import get_run_logger
 
 from blocks.errors import GuardReason
 from blocks.journal import Journal, Verdict
-from blocks.target import Target
+from blocks.models import ServiceState
+from blocks.target import Target, runtime_of
 from flows.decisions.diagnosis import Diagnosis, diagnose
 from flows.decisions.health import Health, judge
 from flows.decisions.plan import Plan
@@ -79,12 +80,34 @@ async def observe(run: Run) -> tuple[Observation, Health]:
     return seen, health
 
 
+BEGUN = ("healthy_noise", "unknown")
+"""What the log of a start that has not failed yet is diagnosed as."""
+
+
 async def examine(run: Run, seen: Observation) -> Diagnosis:
-    """Diagnose the latest start of the service from its log and how it ended."""
-    log = await read_log(run.target)
-    ended = seen.state.phase in ("exited", "restarting")
-    found = await asyncio.to_thread(
-        diagnose, log, seen.state.exit_code if ended else None, seen.state.oom_killed
-    )
+    """Diagnose the latest start of the service from its log and how it ended.
+
+    In a restart loop the latest start has often only just begun, and its log says nothing yet:
+    its end is waited for.
+    """
+    found = await _diagnosed(run, seen.state)
+    answers = seen.serving is not None and seen.serving.reachable
+    looping = seen.state.phase == "restarting" or (seen.state.restarts > 0 and not answers)
+    until = time.monotonic() + run.target.service.policy.start_timeout_s
+    ends = 0
+    while looping and found.label in BEGUN and ends < 3 and time.monotonic() < until:
+        await asyncio.sleep(min(0.2, run.target.service.policy.poll_s))
+        state = await runtime_of(run.target).state()
+        if state.phase in ("exited", "restarting"):
+            ends += 1
+            found = await _diagnosed(run, state)
     get_run_logger().info("%s: diagnosed %s %s", run.target.label, found.label, found.facts)
     return found
+
+
+async def _diagnosed(run: Run, state: ServiceState) -> Diagnosis:
+    log = await read_log(run.target)
+    ended = state.phase in ("exited", "restarting")
+    return await asyncio.to_thread(
+        diagnose, log, state.exit_code if ended else None, state.oom_killed
+    )

@@ -11,7 +11,7 @@ from flows.run import Run
 async def change_to(
     run: Run, before: ServingConfig, wanted: ServingConfig, *, reason: str
 ) -> Report:
-    """Plan, apply and verify `wanted`; the operator's own word ends a degraded state."""
+    """Plan, apply and verify `wanted`."""
     if wanted == before:
         return run.report("passed", "no action: the service already has these numbers")
     plan = make_plan(
@@ -28,7 +28,6 @@ async def change_to(
         return run.report("planned", f"would change {plan.summary()}{warning}")
     done = await attempt(run, plan)
     if done.kept:
-        run.journal.clear_degraded()
         return run.report("passed", f"{plan.summary()}; decoding, and stable")
     why = f" ({done.diagnosis_after.label})" if done.diagnosis_after else ""
     verdict: Verdict = "failed" if done.verification.outcome == "failed" else "inconclusive"

@@ -34,6 +34,8 @@ SOFT_LABELS = frozenset(
     )
 )
 """What a warning or an information line says of these is not what stopped a server."""
+PLAIN_WEIGHT = 100
+"""Rules of at least this weight are believed in a warning too."""
 _MILD = re.compile(
     r"\b(?:warning|info)\b:? {1,3}(?:\[|\d\d-\d\d|\d\d:\d\d|\w{1,60}\.py:)|\b[a-z]{3,24}warning:|"
     r"\bwarning: |^info: |\[(?:warning|info)\]|\[w\d{0,4}[ \]]"
@@ -67,6 +69,49 @@ def _read(low: str) -> Reading:
 def read_line(low: str) -> Reading:
     """Matches, tags and level of a lower-case line; remembered without stamps and pids."""
     return _read(_STAMP.sub("", low[:HEAD_CHARS]) + low[HEAD_CHARS:])
+
+
+SHORTEST_TAIL = 10
+CUT_WEIGHT = 50
+"""A line that was cut off is completed where no rule of more weight has spoken."""
+
+
+@lru_cache(maxsize=1)
+def _beginnings() -> dict[str, list[int]]:
+    """Rules by the beginnings of their last literal: what a line that was cut off may end in."""
+    found: dict[str, list[int]] = {}
+    for number, rule in enumerate(RULES):
+        if rule.weight > WEAK_WEIGHT and rule.regex is None:
+            part = rule.parts[-1]
+            for length in range(max(SHORTEST_TAIL, len(part) // 2), len(part)):
+                found.setdefault(part[:length].strip(), []).append(number)
+    return found
+
+
+def completed(low: str) -> str:
+    """A line that was cut off in the middle of a known text, completed; else an empty string."""
+    table = _beginnings()
+    for length in range(min(60, len(low)), SHORTEST_TAIL - 1, -1):
+        tail = low[-length:]
+        if tail not in table or low[-length - 1 : -length].isalnum():
+            continue
+        whole = {}
+        for number in table[tail]:
+            line = low[:-length] + RULES[number].parts[-1]
+            if RULES[number].find(line) >= 0:
+                whole[RULES[number].says] = line
+        return next(iter(whole.values())) if len(whole) == 1 else ""
+    return ""
+
+
+def _completed_error(low: str, reading: Reading) -> str:
+    """The completed last line, where it is an error that nothing else explains."""
+    head = low[:HEAD_CHARS]
+    if reading.mild or "errorish" not in reading.tags or " info" in head or "warn" in head:
+        return ""
+    if "benign" in reading.tags or any(RULES[m.rule].weight > WEAK_WEIGHT for m in reading.matches):
+        return ""
+    return completed(low)
 
 
 class Hit(NamedTuple):
@@ -161,7 +206,7 @@ class Start:
         known = False
         for match in matches:
             rule = RULES[match.rule]
-            if mild and rule.says in SOFT_LABELS:
+            if mild and rule.says in SOFT_LABELS and rule.weight < PLAIN_WEIGHT:
                 continue
             if rule.says == "setting":
                 self.settings[match.rule] = text
@@ -224,6 +269,9 @@ def read_starts(log: object) -> tuple[list[Start], bool]:
                 earlier = current
             current = Start()
         current.line(order, text, low, reading)
+    if order >= 0 and all(RULES[number].weight <= CUT_WEIGHT for number, _ in current.hits):
+        if whole := _completed_error(low, reading):
+            current.line(order, text, whole, read_line(whole))
     return ([earlier] if earlier else []) + [current], order >= 0
 
 

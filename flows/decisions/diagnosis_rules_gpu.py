@@ -4,13 +4,16 @@ from flows.decisions.diagnosis_rules import Table
 
 GPU: Table = (
     ("kv_fp8", 0, r"""
-        data type to store kv cache ;; fp8 kv cache ;; kv_cache_dtype=fp8
+        data type to store kv cache ;; fp8 kv cache ;; kv cache type is f ;; kv_cache_dtype=fp8
         kv_cache_dtype': 'fp8 ;; kv_cache_dtype fp8 ;; kv-cache-dtype ;; triton_attn
         unified_attention ;; prefix_prefill ;; context_attention ;; reshape_and_cache
         paged_attn ;; _fwd_kernel ;; decode_attention ;; attention/ops
     """),
     ("fp8e4nv", 97, "fp8e4nv"),
-    ("fp8e4nv", 97, "fp8e4b8 .. not supported"),
+    ("fp8e4nv", 97, r"""
+        fp8e4b8 .. not supported ;; e4m3 .. not supported ;; e5m2 .. not supported
+        float8 .. not supported
+    """),
     ("fp8_kv_unsupported", 102, r"""
         fp8 kv cache is not supported
         ~kv~(?:fp8|float8|e5m2|e4m3|quantized).{0,60}kv.?cache.{0,120}(?:not support|unsupported
@@ -70,6 +73,7 @@ GPU: Table = (
         invalid value for --gpu-architecture ;; out of resource: shared memory
         outofresources: .. shared memory ;; uses too much shared data
         failed to find a kernel that can implement ;; avx512 .. not
+        no longer supports this gpu ;; gpu because it is too old
         this gpu .. is not supported ;; gpu is not supported ;; not supported on this gpu
         unsupported architecture for ;; arch .. not supported .. cuda
         no supported .. kernel .. for this gpu ;; illegal instruction (core dumped)
@@ -80,11 +84,13 @@ GPU: Table = (
         error 804 ;; error 802 ;; unsupported display driver
         forward compatibility was attempted ;; driver/library version mismatch
         nvrm: api mismatch ;; compiled with an unsupported toolchain
-        provided ptx was compiled ;; unsatisfied condition: cuda
+        provided ptx was compiled ;; nvidia-container-cli: requirement error
+        unsatisfied condition: cuda
         unsatisfied condition: driver ;; please update your gpu driver
         please update your nvidia driver ;; please upgrade .. driver
         mismatches the version that was used to compile ;; different cuda major versions
         cudnn version incompatibility ;; system not yet initialized
+        cuda_error_system_not_ready ;; cudaerrorsystemnotready
         cudaerrorinsufficientdriver ;; cuda_error_system_driver_mismatch
         cuda_error_compat_not_supported ;; driver is too old ;; driver version .. is too old
         driver version .. is not supported ;; nvidia driver .. older than
@@ -112,6 +118,9 @@ GPU: Table = (
         nvidia-container-cli: mount error ;; nvidia-container-runtime .. no such file
         nvidia-container-runtime .. not found ;; unknown runtime specified nvidia
         unknown or invalid runtime name: nvidia ;; unresolvable cdi devices
+        not have a cdi configuration ;; no cdi configuration ;; setting up cdi ;; cdi host device
+        devices unavailable for .. gpu ;; no healthy devices present ;; allocate unhealthy devices
+        unexpectedadmissionerror .. gpu
         failed to inject cdi ;; insufficient nvidia.com/gpu ;; insufficient amd.com/gpu
         insufficient gpu ;; no runtime for "nvidia" is configured
         couldn't communicate with the nvidia driver ;; nvml shared library not found
@@ -141,7 +150,8 @@ GPU: Table = (
         cuda_visible_devices .. is set to empty
     """),
     ("cuda_illegal_access", 98, r"""
-        illegal memory access ;; device-side assert ;; cudaerrorillegaladdress
+        illegal memory access ;; device-side assert !! to enable device-side
+        cudaerrorillegaladdress
         cuda_error_illegal_address ;; cuda_error_assert ;; misaligned address
         cuda_error_misaligned ;; memory access fault by gpu
         ~block: [~assertion.{0,200}failed
@@ -156,12 +166,20 @@ GPU: Table = (
         cudnn_status_mapping_error ;; cudnn_status_internal_error
         cuda error: an internal error ;; an internal operation failed
     """),
+    ("nccl_or_tp_failure", 100, r"""
+        ~parallel~(?:tensor|pipeline)[ _]parallel[ _]size.{0,20}(?:exceeds|is larger
+        +|is greater)
+    """),
     ("nccl_or_tp_failure", 88, r"""
+        placement group bundle cannot ;; placement group .. cannot be
         nccl error ;; ncclsystemerror ;; ncclunhandled ;; ncclinternalerror ;; ncclinvalidusage
         ncclinvalidargument ;; ncclremoteerror ;; rccl error ;; distbackenderror ;; disttimeout
         diststoreerror ;; distnetworkerror !! eaddrinuse !! address already in use
-        watchdog caught collective ;; collective operation timeout ;; collective timeout
+        some nccl operations have failed ;; watchdog caught collective
+        collective operation timeout ;; collective timeout
         attention heads .. divisible by ;; must be divisible by .. tensor
+        num_heads % ;; % tp_size ;; % self.tp_size ;; % tensor_ ;; % tensor_model_parallel
+        % world_size == 0 ;; % self.world_size ;; heads % self.
         not divisible by .. tensor ;; divisible by .. tensor_parallel ;; not divisible by .. tp
         divisible by tp ;; divisible by world_size ;; not divisible by .. world size
         ~ is not divisible by ~\d is not divisible by \d

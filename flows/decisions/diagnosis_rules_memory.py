@@ -14,6 +14,7 @@ MEMORY: Table = (
         ran out of memory in memory space hbm ;; resource_exhausted .. hbm
         cuda runtime error .. out of memory ;; cuda driver error: out of memory
         hiperroroutofmemory ;; failed to allocate .. bytes on cuda ;; unable to allocate cuda
+        ~unable to allocate~unable to allocate (?!cpu)[a-z]{2,12}\d{0,2} buffer
         failed to allocate cuda ;; allocating .. mib on device .. failed
         nvml_error .. out of memory ;; would exceed allowed memory
         allocation on device .. out of memory ;; cannot allocate memory on gpu
@@ -22,11 +23,13 @@ MEMORY: Table = (
     """),
     # --- phases: a stack frame or a method name ---------------------------------------------
     ("at_weights", 0, r"""
-        in load_model ;; method load_model ;; .load_model( ;; _load_model_weights
+        in load_model ;; method load_model ;; "load_model" ;; 'load_model' ;; = get_model(
+        .load_model( ;; _load_model_weights
         load_weights ;; initialize_model ;; _initialize_model ;; create_weights
         process_weights_after_loading ;; weight_utils.py", line ;; default_loader.py", line
         model_loader/ ;; model_loader\ ;; parameter(torch.empty ;; parameter( torch.empty
-        load_tensors ;; llama_model_load ;; error loading model ;; safetensors_weights_iterator
+        load_tensors ;; llama_model_load ;; error loading model ;; error loading llama
+        safetensors_weights_iterator
         /model_executor/models/ .. in __init__ ;; linear.py .. in __init__ ;; from_pretrained
         in materialize ;; load_state_dict ;; shard_checkpoint ;; failed to load model
         deserializecudaengine ;; _init_model_weights ;; text_generation_server/utils/weights
@@ -134,7 +137,8 @@ MEMORY: Table = (
         insufficient .. kv cache !! preempt !! kv cache space !! paus
         not enough .. kv cache !! preempt !! kv cache space !! retract
         no enough gpu memory for kv ;; no enough gpu memory for runtime
-        failed to allocate buffer for kv cache ;; failed to allocate kv cache
+        due to limited kv cache ;; failed to allocate buffer for kv cache
+        failed to allocate kv cache
         failed to allocate the kv cache ;; kv cache .. cannot fit ;; not enough memory for mamba
         num_gpu_blocks .. must be greater than 0 ;; cannot allocate kv cache
         no available block for kv ;; max_num_token .. kv cache .. 0
@@ -173,6 +177,8 @@ MEMORY: Table = (
         model requires more system memory
     """),
     ("host_oom_killed", 90, r"""
+        failed to allocate cpu buffer ;; unable to allocate cpu buffer
+        ray-oom-prevention ;; address the out of memory issue ;; memory on the node (ip
         exceeded memory limit .. being killed
         sigkill !! root cause !! possib !! by oom killer
         ~signal~\bsignal[:= ]{1,2}9\b
@@ -191,6 +197,7 @@ MEMORY: Table = (
         unable to allocate .. for an array ;; too large swap space
     """),
     ("host_oom_killed", 60, r"""
+        connection error code 2. end of file. there are som
         by oom killer ;; possible causes: .. out of memory
         out of memory .. is one of the possible
     """),

@@ -20,7 +20,8 @@ MODEL: Table = (
         bitsandbytes load format ;; bitsandbytes quantization .. load
         qlora adapter only support ;; prequant bitsandbytes
         ~quant~only .{0,20}-?bits?.{0,40}quantization is supported
-        currently, only 4-bit weight ;; weight quantization block ;; min_thread_k
+        currently, only 4-bit weight ;; weight quantization block ;; divisible by block_size
+        min_thread_k
         min_thread_n ;; unsupported bits ;; is not a quantized model ;; model is not quantized
         is already quantized ;; already been quantized ;; group_size .. not
         group size .. not supported ;; group_size .. is not divisible
@@ -51,7 +52,8 @@ MODEL: Table = (
         mixed precision is not supported .. quant
     """),
     ("model_gated", 103, r"""
-        cannot access content at ;; gatedrepo ;; gated repo ;; 401 client error !! localhost
+        cannot access content at ;; gatedrepo ;; gated repo !! if you are trying to
+        401 client error !! localhost
         403 client error !! localhost ;; is restricted and you are not in the authorized list
         is restricted. you must ;; you must be authenticated to access
         you must have access to it ;; make sure to have access to it
@@ -76,8 +78,12 @@ MODEL: Table = (
         is not a valid model identifier
         ~model~model (?:path|directory|dir|file|folder|repository).{0,120}(?:does not exist
         +|doesn't exist|not exist|not found|no such file|is empty|is not a directory|missing)
+        could not find base path ;; no models with name ;; /models .. not found
+        model .. not found in .. store
         cannot find any model weights ;; no model weights found ;; no safetensors files found
-        no safetensors weights found ;; could not find model ;; no file named
+        no safetensors weights found ;; no file named
+        ~ find ~(?:could not|cannot|can't|couldn't|unable to|failed to) find
+        + .{0,40}\bmodel\b !! class
         no files .. weights ;; couldn't connect to 'https://huggingface.co'
         couldn't find .. in the cached files ;; couldn't find it in the cached
         cannot find the requested files in the ;; cannot find an appropriate cached snapshot
@@ -106,7 +112,7 @@ MODEL: Table = (
         +|could not|invalid).{0,120}adapter_config
     """),
     ("model_gated", 35, r"""
-        403 forbidden !! http/1 ;; 401 unauthorized !! http/1
+        private or gated repo ;; 403 forbidden !! http/1 ;; 401 unauthorized !! http/1
     """),
     ("model_not_found", 72, r"""
         unrecognized model in ;; should have a `model_type` key
@@ -183,7 +189,8 @@ MODEL: Table = (
     """),
     ("tokenizer_error", 66, r"""
         'vocab_size' ;; object has no attribute 'vocab ;; from_pretrained .. unexpected keyword
-        typeerror: not a string ;; model architectures .. are not supported
+        config_mapping[ ;; typeerror: not a string ;; model architectures .. are not supported
+        failed to be inspected
         trust_remote_code .. tokenizer ;; please pass the argument `trust_remote_code=true`
         set the option `trust_remote_code=true`
         requires the following packages that were not found ;; object has no attribute 'rope
@@ -203,7 +210,8 @@ MODEL: Table = (
         ~mismatch~mismatch.{0,60}(?:checksum|sha-?256|md5|hash|digest)
         checksum .. failed ;; checksum does not match ;; unpicklingerror ;; invalid load key
         unable to load weights from pytorch checkpoint ;; is corrupted ;; model is corrupted
-        corrupt ;; not within the file bounds ;; not within file bounds ;; invalid magic
+        corrupt !! incomplete data !! shared memory ;; not within the file bounds
+        not within file bounds ;; invalid magic
         unknown (magic ;; is this really a gg
         ~incomplete~(?:safetensors|gguf|checkpoint|weights|\.bin).{0,80}incomplete
         bad magic ;; weights were not initialized from checkpoint

@@ -103,7 +103,7 @@ SERVING: Table = (
         ~died~\b(?:engine|worker|process|scheduler|server|executor|core)\b.{0,60}\bdied\b
         engine core initialization failed ;; enginedead ;; asyncenginedead
         engine process failed to start ;; enginecore failed to start ;; enginecore encountered
-        enginecore hit ;; engine core encountered ;; engine core proc .. died
+        hit an exception ;; enginecore hit ;; engine core encountered ;; engine core proc .. died
         got fatal signal ;; fatal signal from worker ;; engine is dead ;; engine dead
         died unexpectedly ;; background loop has errored ;; background loop is stopped
         background loop stopped ;; background loop is not running
@@ -125,6 +125,8 @@ SERVING: Table = (
         shutting down .. engine .. error ;; health check failed
     """),
     ("engine_dead", 46, r"""
+        crashed container ;; container .. crashed
+        process enginecore ;; application startup failed
         liveness probe failed ;; readiness probe failed ;; startup probe failed
     """),
     ("kv_preemption", 45, r"""
@@ -132,20 +134,27 @@ SERVING: Table = (
         ~preemption~num_cumulative_preemption\W{0,3}[1-9]
         ~preemption~preemptions?[=: ]{1,2}[1-9]
         ~preempt~preempt(?:ed|ing).{0,80}(?:kv|cache|block|request|seq) !! # help !! # type
-        ~preempt~(?:request|sequence|seq_group).{0,80}preempt !! # help !! # type !! preemptions_
+        ~preempt~(?:request|sequence|seq_group).{0,78}(?<!-)preempt
+        + !! # help !! # type !! preemptions_
         not enough kv cache space ;; insufficient kv cache space ;; kv cache pool is full
         retract ;; pausing .. kv cache ;; failed to find free space in the kv cache
         failed to find a memory slot ;; no free block ;; out of kv cache blocks
         kv cache is full ;; kv cache full ;; recomput .. kv cache
         ~kv cache usage~kv cache usage: (?:100(?:\.0)?|99\.\d{1,3})%
     """),
+    ("request_too_long", 49, r"""
+        context_length_exceeded ;; contextwindowexceeded ;; maximum context length is .. tokens
+    """),
     ("request_too_long", 42, r"""
+        must be at least 1, got -
         maximum context length is ;; maximum context length of ;; maximum model length
         maximum context
         ~inputs~`inputs` (?:must have|tokens)
         longer than the model's context length ;; longer than the maximum
         context window exceeded ;; contextwindowexceeded ;; context_length_exceeded
         context length exceeded ;; exceed context limit ;; exceeds context
+        ~context ~\b(?:prompt|input|request|message)s?\b.{0,60}\btokens?\b.{0,60}context
+        + (?:window|length|size|limit)
         exceeds the context ;; exceeds the available context ;; exceed_context_size
         exceeds the model's context ;; exceeds the model's maximum context ;; prompt is too long
         prompt too long ;; input is too long ;; input too long ;; is too long and exceeds limit

@@ -52,7 +52,7 @@ WEAK: Table = (
         nvidia driver ;; cuda driver ;; shared object ;; cuda version ;; cudnn ;; glibc
     """),
     ("cuda_illegal_access", 21, r"""
-        cuda error ;; hip error ;; cublas ;; cuda kernel error
+        cuda error ;; hip error ;; cublas
     """),
     ("bad_cli_argument", 20, r"""
         ~--~(?:error|invalid|unknown|unexpected).{0,80}[ '"`]--[a-z]
@@ -68,12 +68,13 @@ WEAK: Table = (
         tokenization_ ;; /tokenizers/ ;; tokenizer.py", line ;; processing_auto
     """),
     ("quantization_mismatch", 11, r"""
-        /quantization/ ;; /bitsandbytes/ ;; compressed_tensors/
+        in get_quant_config ;; _get_quantization_config ;; /quantization/
+        /bitsandbytes/ ;; compressed_tensors/
     """),
     ("nccl_or_tp_failure", 10, r"""
         /distributed/device_communicators ;; pynccl ;; distributed_c10d.py
     """),
     ("proxy_backend_unreachable", 18, r"""
-        connection ;; upstream ;; backend ;; timed out ;; timeout
+        connection ;; upstream ;; timed out ;; timeout
     """),
 )  # fmt: skip

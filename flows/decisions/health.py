@@ -25,6 +25,10 @@ class Health(Frozen):
     reason: str
 
 
+NO_ANSWER = (401, 403, 429)
+"""Statuses that measure nothing: no key, or throttled on purpose."""
+
+
 def judge(state: ServiceState, serving: Serving | None, expected: Expectation) -> Health:
     """Judge one look at a service.
 
@@ -46,6 +50,8 @@ def judge(state: ServiceState, serving: Serving | None, expected: Expectation) -
         return Health(status="broken", reason=f"restarted by itself {times} time(s)")
     if expected.instance and state.instance != expected.instance:
         return Health(status="broken", reason="replaced by somebody else meanwhile")
+    if state.phase == "starting":
+        return Health(status="loading", reason=state.detail or "its runtime says that it starts")
     return _judge_serving(serving, expected)
 
 
@@ -54,10 +60,19 @@ def _judge_serving(serving: Serving | None, expected: Expectation) -> Health:
         return Health(status="unknown", reason="its API was not asked")
     if not serving.reachable:
         return Health(status="loading", reason=f"not answering yet: {serving.problem}")
+    if serving.health_status is None:
+        return Health(status="unknown", reason=serving.problem or "/health was not measured")
     if serving.health_status != 200:
-        return Health(status="broken", reason=serving.problem)
+        measured = serving.health_status not in NO_ANSWER
+        return Health(
+            status="broken" if measured else "unknown",
+            reason=serving.problem or f"/health answered {serving.health_status}",
+        )
     if serving.model_id is None:
-        return Health(status="broken", reason=serving.problem or "/v1/models lists no model")
+        return Health(
+            status="unknown" if serving.decoded is None else "broken",
+            reason=serving.problem or "/v1/models lists no model",
+        )
     if expected.model_id and serving.model_id != expected.model_id:
         return Health(
             status="broken",
@@ -119,7 +134,7 @@ def step(watch: Watch, now_s: float, look: Health, *, progressed: bool) -> Watch
             return Judgement(outcome="passed", reason=look.reason)
         return watch.model_copy(update={"healthy_since_s": since, "bad_looks": 0})
     if look.status == "broken":
-        fatal = not look.reason.startswith(("up but not decoding", "/health answered"))
+        fatal = not look.reason.startswith(("up but not decoding", "/health", "/v1/models"))
         bad = watch.bad_looks + 1
         if fatal or watch.healthy_since_s is not None or bad >= watch.patience:
             return Judgement(outcome="failed", reason=look.reason)

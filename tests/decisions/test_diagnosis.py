@@ -347,3 +347,15 @@ def test_a_long_stream_needs_little_memory() -> None:
         tracemalloc.stop()
     assert found.label == "oom_runtime"
     assert peak < 30_000_000
+
+
+def test_a_text_that_was_cut_off_is_recognised() -> None:
+    assert label("OSError: org/model does not appear to have a fil") == "model_not_found"
+    assert label("RuntimeError: CUDA out of") == "oom_runtime"
+    assert label("WARNING 01-01 00:00:00 [x.py:1] An error: CUDA out of") == "healthy_noise"
+    assert label("RuntimeError: failed to") == "healthy_noise"  # too little to tell
+
+
+def test_a_cut_off_benign_line_stays_benign() -> None:
+    line = "WARNING 01-01 00:00:00 custom_all_reduce.py:45] Custom allreduce is disabled"
+    assert {label(line[:end]) for end in range(20, len(line))} == {"healthy_noise"}

@@ -21,4 +21,4 @@ async def test_scenario_plays_as_written(
 def test_every_scenario_teaches_something() -> None:
     for scenario in load_all():
         assert len(scenario.story) > 80, scenario.name
-        assert scenario.title[0].islower(), scenario.name
+        assert not scenario.title.endswith("."), scenario.name

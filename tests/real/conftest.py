@@ -18,6 +18,10 @@ def missing(what: str, why: str) -> None:
     pytest.skip(f"no {what}: {why}")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: waits for more than a minute")
+
+
 @pytest.fixture(scope="session")
 def docker_client() -> Iterator[docker.DockerClient]:
     """A client of the local Docker Engine."""

@@ -1,0 +1,486 @@
+"""A process that has imported Prefect and every flow, and forks one child per run.
+
+`python -P -m deployments.zygote SOCKET`, started by `runbooks up`. `deployments.launch`, which the
+worker starts for each run, asks it for a child and stands for that child towards Prefect. The
+child is `python -m prefect.engine` in every respect but the imports: it takes the launcher's
+standard streams, folder, umask and environment, reads Prefect's settings and logging anew, and
+runs that module. Prefect's worker polls, owns and supervises the run as before.
+
+What keeps a fork safe: one thread, no event loop, no open connection before it (`preload`
+refuses to serve otherwise). What keeps it honest: a request is refused when the code on disk
+differs from what was imported, or when interpreter, checkout or Python's own variables differ;
+and a child whose Prefect settings change what decorators had read at import becomes a fresh
+interpreter.
+"""
+
+import contextlib
+import gc
+import importlib
+import logging
+import os
+import random
+import runpy
+import select
+import signal
+import socket
+import stat
+import struct
+import sys
+import sysconfig
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+
+from deployments.launch import ENGINE, GO, PROTOCOL, root
+
+Stamp = tuple[tuple[str, int, int], ...]
+PACKAGES = ("blocks", "tasks", "flows", "deployments")
+SUN_PATH = 100
+"""A socket's path may have 104 bytes on macOS, 108 on Linux."""
+MAX_REQUEST = 8 << 20
+PRELOAD = ("prefect.engine", "prefect.flow_engine", "prefect.task_engine")
+AT_RUN = {"heartbeat_frequency"}
+"""Settings in those groups that the engine reads when it runs."""
+LAZY = (
+    "prefect._internal.metrics",
+    "prefect.deployments.steps.core",
+    "prefect.deployments.steps.pull",
+    "anyio._backends._asyncio",
+    "rich._emoji_codes",
+)
+"""What an engine imports while it runs; one that moves in another Prefect costs time only."""
+
+
+def socket_path(home: Path) -> Path:
+    """Where the zygote of this home listens: in it, or in a private folder if that is too long."""
+    path = home.resolve() / "zygote.sock"
+    if len(os.fsencode(path)) <= SUN_PATH:
+        return path
+    name = sha256(os.fsencode(path)).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"runbooks-{os.getuid()}-{name}" / "zygote.sock"
+
+
+def code_stamp() -> Stamp:
+    """Name, size and time of everything that was imported from: it changes with any edit."""
+    top = root()
+    seen: list[tuple[str, int, int]] = []
+    folders = [os.path.join(top, package) for package in PACKAGES]
+    while folders:
+        with contextlib.suppress(FileNotFoundError), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.name.endswith(".py"):
+                    at = entry.stat()
+                    seen.append((entry.path, at.st_size, at.st_mtime_ns))
+                elif entry.name != "__pycache__" and entry.is_dir():
+                    folders.append(entry.path)
+    for path in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
+        with contextlib.suppress(OSError):  # pip adds or removes a folder there
+            seen.append((path, 0, os.stat(path).st_mtime_ns))
+    return tuple(sorted(seen))
+
+
+def python_variables(env: dict[bytes, bytes]) -> dict[bytes, bytes]:
+    """The variables that an interpreter and its loader read at their start only."""
+    return {k: v for k, v in env.items() if k.startswith((b"PYTHON", b"LD_", b"DYLD_", b"MALLOC_"))}
+
+
+def preload() -> None:
+    """Import what a run needs.
+
+    Raises:
+        RuntimeError: something started a thread, or the flows come from another checkout.
+    """
+    import yaml
+
+    for module in PRELOAD:
+        importlib.import_module(module)
+    for module in LAZY:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(module)
+    sys.modules.pop(ENGINE[1])  # every child runs it afresh, as its main module
+    from deployments.bootstrap import prefect_yaml
+
+    declared = yaml.safe_load(prefect_yaml().read_text(encoding="utf-8"))
+    for entry in declared["deployments"]:
+        name = entry["entrypoint"].split(":")[0].rsplit(".", 1)[0]
+        origin = str(importlib.import_module(name).__file__)
+        if not origin.startswith(root() + os.sep):
+            raise RuntimeError(f"{name} comes from {origin}, not from {root()}")
+    threads = [t.name for t in threading.enumerate()]
+    if len(threads) > 1 or native_threads() > 1:
+        raise RuntimeError(f"an import started a thread, a fork would not be safe: {threads}")
+
+
+def native_threads() -> int:
+    """Threads of this process as the kernel counts them; 1 where it cannot be asked."""
+    try:
+        return len(os.listdir("/proc/self/task"))
+    except OSError:
+        return 1
+
+
+@dataclass
+class Request:
+    """One launcher's connection, and the child that was forked for it."""
+
+    connection: socket.socket
+    body: bytes = b""
+    fds: list[int] = field(default_factory=list)
+    pid: int = 0
+    terminated: bool = False
+    """Whether SIGTERM was passed on: after it, the launcher's death means kill."""
+
+    def complete(self) -> bool:
+        """Whether the whole request has been read."""
+        return len(self.body) >= 4 and len(self.body) - 4 >= self._size()
+
+    def too_large(self) -> bool:
+        """Whether it announces more than any environment holds."""
+        return len(self.body) >= 4 and self._size() > MAX_REQUEST
+
+    def _size(self) -> int:
+        return int(struct.unpack("!I", self.body[:4])[0])
+
+    def close_fds(self) -> None:
+        """Close the streams that came with it."""
+        while self.fds:
+            os.close(self.fds.pop())
+
+
+@dataclass(frozen=True)
+class Job:
+    """A child's part: everything of the launcher's that it takes over."""
+
+    cwd: bytes
+    umask: int
+    env: dict[bytes, bytes]
+    streams: tuple[int, int, int]
+    line: int
+
+    @classmethod
+    def parse(cls, body: bytes, fds: list[int]) -> "Job":
+        """Read a request's body: protocol, executable, root, cwd, umask, then variables."""
+        _, _, _, cwd, umask, *variables = body[4:].split(b"\0")
+        env = dict(v.split(b"=", 1) for v in variables)
+        return cls(cwd, int(umask), env, (fds[0], fds[1], fds[2]), fds[3])
+
+    def take_over(self) -> None:
+        """Become the launcher's process in streams, folder, umask and environment."""
+        for target, fd in enumerate(self.streams):
+            os.dup2(fd, target)
+        for fd in self.streams:
+            if fd > 2:
+                os.close(fd)
+        os.set_inheritable(self.line, False)
+        os.chdir(self.cwd)
+        os.umask(self.umask)
+        os.environb.clear()
+        os.environb.update(self.env)
+        time.tzset()
+        random.seed()
+        sys.argv = [""]  # run_module names it
+        here = 0 if sys.flags.safe_path else 1  # as `python -m`: the folder comes first
+        sys.path[:here] = [os.fsdecode(self.cwd)]
+
+    def ask(self) -> bool:
+        """Ask the launcher whether to begin: it may have given up, and started the run itself."""
+        with socket.socket(fileno=os.dup(self.line)) as line:
+            line.send(b"S%d\n" % os.getpid())
+            return line.recv(1) == GO
+
+    def run(self) -> None:
+        """Run the engine to its end, as the main module.
+
+        Raises:
+            SystemExit: always, with the engine's own code, unless it raises something else.
+        """
+        self.take_over()
+        if not self.ask():
+            os._exit(0)
+        try:
+            current = settings_anew()
+        except Exception:  # a Prefect that moved its internals costs time, never a run
+            current = False
+        if not current:
+            os.execv(sys.executable, [sys.executable, *ENGINE])  # noqa: S606 - same run, fresh
+        code: object = 1
+        try:
+            runpy.run_module(ENGINE[1], run_name="__main__", alter_sys=True)
+            code = 0
+        except SystemExit as end:
+            code = end.code or 0
+            raise
+        finally:
+            with contextlib.suppress(OSError):
+                os.write(self.line, b"E%d\n" % (code if isinstance(code, int) else 1))
+        raise SystemExit(0)
+
+
+def settings_anew() -> bool:
+    """Read Prefect's settings and logging from the environment again.
+
+    Returns False where that is not enough: decorators read some settings at import.
+    """
+    import prefect.context
+    from prefect.logging import configuration
+    from prefect.settings import get_current_settings
+
+    old = get_current_settings()
+    prefect.context.refresh_global_settings_context()
+    new = get_current_settings()
+    for group in ("tasks", "results", "flows", "experiments"):
+        then, now = (getattr(s, group).model_dump(exclude=AT_RUN) for s in (old, new))
+        if then != now:
+            return False
+    if old.logging != new.logging:
+        for name in old.logging.extra_loggers or ():
+            logging.getLogger(name).handlers.clear()
+        configuration.PROCESS_LOGGING_CONFIG.clear()
+        configuration.setup_logging()
+    return True
+
+
+class Zygote:
+    """The server: one thread, poll, and fork."""
+
+    def __init__(self, path: Path, stamp: Stamp, say: Callable[[str], None]) -> None:
+        self.path, self._stamp, self._say = path, stamp, say
+        self._python = python_variables(dict(os.environb))
+        self._requests: dict[int, Request] = {}
+        self._wake, self._woken = socket.socketpair()
+        for end in (self._wake, self._woken):
+            end.setblocking(False)
+        self._told = self._stopping = False
+        self._listener: socket.socket | None = None
+        self._inode = 0
+
+    def listen(self) -> None:
+        """Open the socket, for this user alone.
+
+        Raises:
+            PermissionError: its folder is someone else's, or others may write to it.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        at = self.path.parent.stat()
+        if at.st_uid != os.getuid() or at.st_mode & stat.S_IWOTH:
+            raise PermissionError(f"{self.path.parent} is not private")
+        self.path.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX)
+        old = os.umask(0o177)
+        try:
+            listener.bind(str(self.path))
+        finally:
+            os.umask(old)
+        listener.listen(128)
+        listener.setblocking(False)
+        self._listener, self._inode = listener, self.path.stat().st_ino
+
+    def serve(self) -> Job | None:
+        """Serve until told to stop. Returns a job in each child, and None in the server."""
+        signal.set_wakeup_fd(self._woken.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._tell)
+        while not (self._stopping and not self._requests):
+            poll = select.poll()
+            open_ends = (r.connection for r in self._requests.values())
+            ends = [self._wake, *(c for c in open_ends if c.fileno() >= 0)]
+            if self._listener:
+                ends.append(self._listener)
+            for end in ends:
+                poll.register(end, select.POLLIN)
+            for fd, _ in poll.poll():
+                if fd == self._wake.fileno():
+                    with contextlib.suppress(OSError):
+                        self._wake.recv(4096)
+                elif self._listener and fd == self._listener.fileno():
+                    self._accept()
+                elif (request := self._requests.get(fd)) and (job := self._read(request)):
+                    return job
+            self._reap()
+            if self._told:
+                self._stop_children()
+            if self._stopping:
+                self._close_listener()
+        return None
+
+    def _tell(self, *_: object) -> None:
+        self._told = True
+
+    def _stop_children(self) -> None:
+        """Told to stop: the children end first, and each launcher reports its own to Prefect."""
+        self._told, self._stopping = False, True
+        for request in list(self._requests.values()):
+            if request.pid:
+                request.terminated = True
+                os.kill(request.pid, signal.SIGTERM)
+            else:
+                self._drop(request)
+
+    def _close_listener(self) -> None:
+        if not self._listener:
+            return
+        self._listener.close()
+        self._listener = None
+        with contextlib.suppress(FileNotFoundError):
+            if self.path.stat().st_ino == self._inode:  # a successor may listen there already
+                self.path.unlink()
+
+    def _accept(self) -> None:
+        assert self._listener  # noqa: S101 - it was ready
+        with contextlib.suppress(BlockingIOError, ConnectionError):
+            connection, _ = self._listener.accept()
+            connection.setblocking(False)
+            self._requests[connection.fileno()] = Request(connection)
+
+    def _read(self, request: Request) -> Job | None:
+        try:
+            got, fds, _, _ = socket.recv_fds(request.connection, 65536, 4)
+        except BlockingIOError:
+            return None
+        except OSError:
+            got, fds = b"", []
+        request.fds += fds
+        for fd in fds:
+            os.set_inheritable(fd, False)
+        if request.pid:
+            self._launcher_says(request, got)
+            return None
+        request.body += got
+        if not got or request.too_large() or len(request.fds) > 4:
+            self._drop(request)
+        elif request.complete():
+            return self._begin(request)
+        return None
+
+    def _launcher_says(self, request: Request, got: bytes) -> None:
+        """Signals to pass on, one byte each; or the launcher died."""
+        for number in got or [signal.SIGKILL if request.terminated else signal.SIGTERM]:
+            request.terminated |= number == signal.SIGTERM
+            os.kill(request.pid, number)  # ours until we reap it, so the pid is not another's
+        if not got:
+            # Keep the child, forget the connection: a closed one would be ready for ever.
+            del self._requests[request.connection.fileno()]
+            request.connection.close()
+            self._requests[-request.pid] = request
+
+    def _begin(self, request: Request) -> Job | None:
+        if why := self._refusal(request):
+            with contextlib.suppress(OSError):
+                request.connection.send(f"R{why}\n".encode())
+            self._drop(request)
+            return None
+        job = Job.parse(request.body, request.fds)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        with held_signals():
+            pid = os.fork()
+            if pid == 0:
+                self._leave(request)
+                return job
+        request.pid, request.body = pid, b""
+        request.close_fds()
+        return None
+
+    def _refusal(self, request: Request) -> str:
+        """Why the child would not be what the launcher asks for; empty when it would."""
+        fields = request.body[4:].split(b"\0")
+        if fields[0] != PROTOCOL or len(fields) < 5 or len(request.fds) != 4:
+            return "the zygote speaks another version"
+        if fields[1] != os.fsencode(sys.executable) or fields[2] != os.fsencode(root()):
+            return "the zygote runs another installation"
+        env = dict(v.split(b"=", 1) for v in fields[5:])
+        if python_variables(env) != self._python:
+            return "Python's own variables differ from the zygote's"
+        if self._stopping:
+            return "the zygote is stopping"
+        if code_stamp() != self._stamp:
+            self._say("the code on disk has changed: ending, to be started again with it")
+            self._stopping = True
+            return "the code on disk is newer than the zygote's"
+        return ""
+
+    def _leave(self, own: Request) -> None:
+        """In a child: give up everything of the server's and of the other launchers'."""
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for end in (self._wake, self._woken, self._listener):
+            if end:
+                end.close()
+        for request in self._requests.values():
+            request.connection.close()
+            if request is not own:
+                request.close_fds()
+        self._requests.clear()
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            for request in list(self._requests.values()):
+                if request.pid == pid:
+                    with contextlib.suppress(OSError):
+                        request.connection.send(b"X%d\n" % status)
+                    self._drop(request)
+
+    def _drop(self, request: Request) -> None:
+        self._requests = {k: r for k, r in self._requests.items() if r is not request}
+        request.close_fds()
+        request.connection.close()
+
+
+@contextlib.contextmanager
+def held_signals() -> Iterator[None]:
+    """Hold signals back around a fork, so that a child never answers with our handlers."""
+    held = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD}
+    signal.pthread_sigmask(signal.SIG_BLOCK, held)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, held)
+
+
+def memory_mb() -> float:
+    """Resident memory of this process."""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+
+
+def main(argv: list[str]) -> None:
+    """Serve on the socket that is named; in a child, run the engine."""
+
+    def say(words: str) -> None:
+        print(f"zygote {os.getpid()}: {words}", flush=True)
+
+    if len(argv) != 1:
+        raise SystemExit("usage: python -m deployments.zygote SOCKET")
+    began = time.monotonic()
+    stamp = code_stamp()  # before the imports: an edit during them counts
+    preload()
+    gc.collect()
+    gc.freeze()  # the collector would write to, and so copy, every shared page
+    zygote = Zygote(Path(argv[0]), stamp, say)
+    zygote.listen()
+    say(f"ready after {time.monotonic() - began:.1f} s, {memory_mb():.0f} MB, on {zygote.path}")
+    job = zygote.serve()
+    if job is None:
+        say("stopped")
+        return
+    del zygote
+    job.run()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

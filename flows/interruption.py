@@ -1,0 +1,49 @@
+"""SIGTERM, Ctrl-C and cancellation reach a change only between two steps, and never its undo."""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Coroutine, Iterator
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+@contextlib.contextmanager
+def sigterm_cancels() -> Iterator[None]:
+    """Let SIGTERM cancel the current task, as Ctrl-C does: at an `await`.
+
+    Prefect's own handler raises wherever the interpreter happens to be, which may be inside
+    the event loop or a lock; the process was then seen to hang with its undo done. Prefect
+    takes a cancellation for what its control channel says it is: Cancelled, else Crashed.
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    earlier = signal.getsignal(signal.SIGTERM)
+    try:
+        loop.add_signal_handler(signal.SIGTERM, task.cancel if task else lambda: None)
+    except (ValueError, RuntimeError, NotImplementedError):
+        yield  # not the main thread, or Windows: nobody sends it here
+        return
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, earlier if earlier is not None else signal.SIG_DFL)
+
+
+async def to_its_end(work: Coroutine[Any, Any, T], *, then_stop: bool = True) -> T:
+    """Await `work` until it is done, however often this task is cancelled meanwhile.
+
+    Raises:
+        CancelledError: it was cancelled, and `then_stop`.
+    """
+    task = asyncio.ensure_future(work)
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            cancelled = True
+    if cancelled and then_stop and not task.cancelled() and task.exception() is None:
+        raise asyncio.CancelledError
+    return task.result()
