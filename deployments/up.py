@@ -27,6 +27,7 @@ from deployments.connection import (
 from deployments.zygote import socket_path
 
 Say = Callable[[str], None]
+LINUX = sys.platform == "linux"
 STOP_S = 20
 """How long a child may take to stop: a worker passes the signal on, and a run undoes its act."""
 
@@ -129,11 +130,13 @@ class Platform:
             logs / "worker.log",
             {**env, "RUNBOOKS_ZYGOTE": str(socket)},
         )
-        self._children = [server, zygote, worker]
+        # macOS frameworks do not survive a fork; there, and where it fails, each run starts afresh.
+        self._children = [server, zygote, worker] if LINUX else [server, worker]
         await server.start()
         self._write()
         await self._await_server(server)
-        await zygote.start()  # it imports while the deployments are made; no run waits for it
+        if zygote in self._children:
+            await zygote.start()  # it imports while the deployments are made; no run waits
         from deployments.bootstrap import prepare_server, use_launcher  # after use_server
 
         if active := await prepare_server(schedules=self._schedules):

@@ -15,44 +15,24 @@ interpreter.
 
 import contextlib
 import gc
-import importlib
-import logging
 import os
-import random
-import runpy
 import select
 import signal
 import socket
 import stat
-import struct
 import sys
-import sysconfig
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
-from deployments.launch import ENGINE, GO, PROTOCOL, root
+from deployments.launch import PROTOCOL, root
+from deployments.zygote_imports import Stamp, code_stamp, preload, python_variables
+from deployments.zygote_job import Job, Request
 
-Stamp = tuple[tuple[str, int, int], ...]
-PACKAGES = ("blocks", "tasks", "flows", "deployments")
 SUN_PATH = 100
 """A socket's path may have 104 bytes on macOS, 108 on Linux."""
-MAX_REQUEST = 8 << 20
-PRELOAD = ("prefect.engine", "prefect.flow_engine", "prefect.task_engine")
-AT_RUN = {"heartbeat_frequency"}
-"""Settings in those groups that the engine reads when it runs."""
-LAZY = (
-    "prefect._internal.metrics",
-    "prefect.deployments.steps.core",
-    "prefect.deployments.steps.pull",
-    "anyio._backends._asyncio",
-    "rich._emoji_codes",
-)
-"""What an engine imports while it runs; one that moves in another Prefect costs time only."""
 
 
 def socket_path(home: Path) -> Path:
@@ -62,186 +42,6 @@ def socket_path(home: Path) -> Path:
         return path
     name = sha256(os.fsencode(path)).hexdigest()[:16]
     return Path(tempfile.gettempdir()) / f"runbooks-{os.getuid()}-{name}" / "zygote.sock"
-
-
-def code_stamp() -> Stamp:
-    """Name, size and time of everything that was imported from: it changes with any edit."""
-    top = root()
-    seen: list[tuple[str, int, int]] = []
-    folders = [os.path.join(top, package) for package in PACKAGES]
-    while folders:
-        with contextlib.suppress(FileNotFoundError), os.scandir(folders.pop()) as entries:
-            for entry in entries:
-                if entry.name.endswith(".py"):
-                    at = entry.stat()
-                    seen.append((entry.path, at.st_size, at.st_mtime_ns))
-                elif entry.name != "__pycache__" and entry.is_dir():
-                    folders.append(entry.path)
-    for path in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
-        with contextlib.suppress(OSError):  # pip adds or removes a folder there
-            seen.append((path, 0, os.stat(path).st_mtime_ns))
-    return tuple(sorted(seen))
-
-
-def python_variables(env: dict[bytes, bytes]) -> dict[bytes, bytes]:
-    """The variables that an interpreter and its loader read at their start only."""
-    return {k: v for k, v in env.items() if k.startswith((b"PYTHON", b"LD_", b"DYLD_", b"MALLOC_"))}
-
-
-def preload() -> None:
-    """Import what a run needs.
-
-    Raises:
-        RuntimeError: something started a thread, or the flows come from another checkout.
-    """
-    import yaml
-
-    for module in PRELOAD:
-        importlib.import_module(module)
-    for module in LAZY:
-        with contextlib.suppress(ImportError):
-            importlib.import_module(module)
-    sys.modules.pop(ENGINE[1])  # every child runs it afresh, as its main module
-    from deployments.bootstrap import prefect_yaml
-
-    declared = yaml.safe_load(prefect_yaml().read_text(encoding="utf-8"))
-    for entry in declared["deployments"]:
-        name = entry["entrypoint"].split(":")[0].rsplit(".", 1)[0]
-        origin = str(importlib.import_module(name).__file__)
-        if not origin.startswith(root() + os.sep):
-            raise RuntimeError(f"{name} comes from {origin}, not from {root()}")
-    threads = [t.name for t in threading.enumerate()]
-    if len(threads) > 1 or native_threads() > 1:
-        raise RuntimeError(f"an import started a thread, a fork would not be safe: {threads}")
-
-
-def native_threads() -> int:
-    """Threads of this process as the kernel counts them; 1 where it cannot be asked."""
-    try:
-        return len(os.listdir("/proc/self/task"))
-    except OSError:
-        return 1
-
-
-@dataclass
-class Request:
-    """One launcher's connection, and the child that was forked for it."""
-
-    connection: socket.socket
-    body: bytes = b""
-    fds: list[int] = field(default_factory=list)
-    pid: int = 0
-    terminated: bool = False
-    """Whether SIGTERM was passed on: after it, the launcher's death means kill."""
-
-    def complete(self) -> bool:
-        """Whether the whole request has been read."""
-        return len(self.body) >= 4 and len(self.body) - 4 >= self._size()
-
-    def too_large(self) -> bool:
-        """Whether it announces more than any environment holds."""
-        return len(self.body) >= 4 and self._size() > MAX_REQUEST
-
-    def _size(self) -> int:
-        return int(struct.unpack("!I", self.body[:4])[0])
-
-    def close_fds(self) -> None:
-        """Close the streams that came with it."""
-        while self.fds:
-            os.close(self.fds.pop())
-
-
-@dataclass(frozen=True)
-class Job:
-    """A child's part: everything of the launcher's that it takes over."""
-
-    cwd: bytes
-    umask: int
-    env: dict[bytes, bytes]
-    streams: tuple[int, int, int]
-    line: int
-
-    @classmethod
-    def parse(cls, body: bytes, fds: list[int]) -> "Job":
-        """Read a request's body: protocol, executable, root, cwd, umask, then variables."""
-        _, _, _, cwd, umask, *variables = body[4:].split(b"\0")
-        env = dict(v.split(b"=", 1) for v in variables)
-        return cls(cwd, int(umask), env, (fds[0], fds[1], fds[2]), fds[3])
-
-    def take_over(self) -> None:
-        """Become the launcher's process in streams, folder, umask and environment."""
-        for target, fd in enumerate(self.streams):
-            os.dup2(fd, target)
-        for fd in self.streams:
-            if fd > 2:
-                os.close(fd)
-        os.set_inheritable(self.line, False)
-        os.chdir(self.cwd)
-        os.umask(self.umask)
-        os.environb.clear()
-        os.environb.update(self.env)
-        time.tzset()
-        random.seed()
-        sys.argv = [""]  # run_module names it
-        here = 0 if sys.flags.safe_path else 1  # as `python -m`: the folder comes first
-        sys.path[:here] = [os.fsdecode(self.cwd)]
-
-    def ask(self) -> bool:
-        """Ask the launcher whether to begin: it may have given up, and started the run itself."""
-        with socket.socket(fileno=os.dup(self.line)) as line:
-            line.send(b"S%d\n" % os.getpid())
-            return line.recv(1) == GO
-
-    def run(self) -> None:
-        """Run the engine to its end, as the main module.
-
-        Raises:
-            SystemExit: always, with the engine's own code, unless it raises something else.
-        """
-        self.take_over()
-        if not self.ask():
-            os._exit(0)
-        try:
-            current = settings_anew()
-        except Exception:  # a Prefect that moved its internals costs time, never a run
-            current = False
-        if not current:
-            os.execv(sys.executable, [sys.executable, *ENGINE])  # noqa: S606 - same run, fresh
-        code: object = 1
-        try:
-            runpy.run_module(ENGINE[1], run_name="__main__", alter_sys=True)
-            code = 0
-        except SystemExit as end:
-            code = end.code or 0
-            raise
-        finally:
-            with contextlib.suppress(OSError):
-                os.write(self.line, b"E%d\n" % (code if isinstance(code, int) else 1))
-        raise SystemExit(0)
-
-
-def settings_anew() -> bool:
-    """Read Prefect's settings and logging from the environment again.
-
-    Returns False where that is not enough: decorators read some settings at import.
-    """
-    import prefect.context
-    from prefect.logging import configuration
-    from prefect.settings import get_current_settings
-
-    old = get_current_settings()
-    prefect.context.refresh_global_settings_context()
-    new = get_current_settings()
-    for group in ("tasks", "results", "flows", "experiments"):
-        then, now = (getattr(s, group).model_dump(exclude=AT_RUN) for s in (old, new))
-        if then != now:
-            return False
-    if old.logging != new.logging:
-        for name in old.logging.extra_loggers or ():
-            logging.getLogger(name).handlers.clear()
-        configuration.PROCESS_LOGGING_CONFIG.clear()
-        configuration.setup_logging()
-    return True
 
 
 class Zygote:

@@ -75,7 +75,11 @@ class Worker:
         env = {**server.env, "RUNBOOKS_HOME": os.environ["RUNBOOKS_HOME"]}
         with log.open("ab") as out:
             self.process = subprocess.Popen(
-                [*argv, "--type", "process"], env=env, stdout=out, stderr=out, start_new_session=True
+                [*argv, "--type", "process"],
+                env=env,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
             )
 
     def stop(self) -> None:

@@ -14,7 +14,8 @@ import pytest
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.states import Cancelling
 
-from deployments.zygote import SUN_PATH, code_stamp, socket_path
+from deployments.zygote import SUN_PATH, socket_path
+from deployments.zygote_imports import code_stamp
 from tests.conftest import PrefectServer
 from tests.real.zygote_site import Deployment, Site, said, sync_client, until
 
