@@ -158,6 +158,10 @@ class Journal:
         loses it.
         """
         self.record(act)
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Drop the entry of an act that refused before it touched anything."""
         (self.folder / "entry.json").unlink(missing_ok=True)
         _sync_directory(self.folder)
 

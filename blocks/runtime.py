@@ -35,7 +35,12 @@ class Runtime(Protocol):
         ...
 
     async def act(self, receipt: Receipt) -> None:
-        """Apply `receipt.after` and start the service; returns without waiting for health."""
+        """Apply `receipt.after` and start the service; returns without waiting for health.
+
+        Raises:
+            Unsafe: `locked` or `drifted`, before anything was touched: nothing is to be undone.
+            Permanent, Transient: it may have been done in part; `restore` is due.
+        """
         ...
 
     async def commit(self, receipt: Receipt) -> None:

@@ -36,6 +36,9 @@ def main() -> None:
         app()
     except RunbookError as e:
         _fail(str(e))
+    except (KeyboardInterrupt, asyncio.CancelledError) as e:
+        # The lifecycle has put back what it had begun; a worker's run goes on by itself.
+        _fail("interrupted", 130 if isinstance(e, KeyboardInterrupt) else 143)
 
 
 def _fail(message: str, code: int = USAGE) -> NoReturn:

@@ -20,6 +20,8 @@ LEASES = "prefect.server.concurrency.lease_storage.filesystem"
 SETTINGS = {
     # kill -9 of a lock's holder plus a server restart leaks a slot kept in memory for good.
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": LEASES,
+    # How often expired leases are looked for; the default of 15 s adds to the wait for a lock.
+    "PREFECT_SERVER_SERVICES_REPOSSESSOR_LOOP_SECONDS": "2",
     # Without heartbeats nothing notices an orphaned run: the automation needs them.
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
     "PREFECT_WORKER_QUERY_SECONDS": "1",

@@ -135,7 +135,7 @@ def _tell_what_was_done(console: Console, report: "Report", ladder: Ladder) -> N
     checked = done.verification
     length = done.plan.changes.get("max_model_len")
     between = [n for n in ladder.max_model_len if length and length[0] > n > length[1]]
-    skipped = "".join(f"; {n} is skipped" for n in between)
+    skipped = "".join(f"; {n} skipped, it cannot fit" for n in between)
     facts = report.diagnosis.facts if report.diagnosis else {}
     rows = [
         (
@@ -144,12 +144,12 @@ def _tell_what_was_done(console: Console, report: "Report", ladder: Ladder) -> N
             f"{facts.get('kv_needed_gib')} GiB of KV cache, {facts.get('kv_available_gib')} "
             f"are there, so {facts.get('estimated_max_model_len')} tokens would fit",
         ),
-        ("decided", f"[bold]{done.plan.summary()}[/]{skipped}: it cannot fit either"),
+        ("decided", f"[bold]{done.plan.summary()}[/]{skipped}"),
         ("acted", f"{report.first_act_s:.1f} s after its start: config written, restarted once"),
         (
             "verified",
             f"[green]{checked.outcome}[/]: first token {checked.first_token_s:.1f} s after the "
-            f"restart, then watched; {checked.total_s:.1f} s in all",
+            f"restart, watched for {checked.total_s:.1f} s",
         ),
         ("recorded", f"before and after, evidence and chart; {report.duration_s:.1f} s in all"),
         ("undo", "none needed; had it not decoded, the old config would be back"),

@@ -23,7 +23,7 @@ from flows.run import Run
 from tasks.acts import keep_config, restore_config
 
 LEASE_S = 60
-"""Seconds after which the server frees the lock of a holder that was killed (DESIGN: Guard)."""
+"""How long a killed holder keeps its slot, s (Prefect's least); the sweep adds up to 2 s."""
 
 RELEASE_S = 10
 
@@ -33,7 +33,7 @@ async def holding(run: Run) -> AsyncIterator[None]:
     """Hold the service against every other run, and reconcile what a killed one left.
 
     Two locks: `flock` on this host's journal, freed by the kernel with the process, and the
-    strict Prefect slot, seen by every host, whose lease the server frees after 60 s.
+    strict Prefect slot, seen by every host, whose lease the server frees within 60 s.
 
     Raises:
         Unsafe: `locked`. Permanent: the slot's limit is missing, or reconciling failed.
@@ -45,7 +45,7 @@ async def holding(run: Run) -> AsyncIterator[None]:
             # runtime's own exclusivity still hold while the server is away.
             slot = concurrency(
                 name,
-                timeout_seconds=2,
+                timeout_seconds=6,  # a busy server (SQLite) takes seconds to answer
                 lease_duration=LEASE_S,
                 strict=True,
                 raise_on_lease_renewal_failure=False,
@@ -54,7 +54,7 @@ async def holding(run: Run) -> AsyncIterator[None]:
         except (AcquireConcurrencySlotTimeoutError, TimeoutError) as e:
             raise Unsafe(
                 "locked",
-                f"another run holds {name}; a killed run's lock frees itself within {LEASE_S} s",
+                f"another run holds {name}; a killed run's lock frees itself within a minute",
             ) from e
         except ConcurrencySlotAcquisitionError as e:
             raise Permanent(f"the lock {name} cannot be taken: {e}; run: runbooks apply") from e

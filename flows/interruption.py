@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 from collections.abc import Coroutine, Iterator
 from typing import Any, TypeVar
@@ -14,9 +15,12 @@ def sigterm_cancels() -> Iterator[None]:
     """Let SIGTERM cancel the current task, as Ctrl-C does: at an `await`.
 
     Prefect's own handler raises wherever the interpreter happens to be, which may be inside
-    the event loop or a lock; the process was then seen to hang with its undo done. Prefect
-    takes a cancellation for what its control channel says it is: Cancelled, else Crashed.
+    the event loop or a lock; a local run was then seen to hang. Under a worker it stays: only
+    while its handler is in place does Prefect tell a cancelled run from a crashed one.
     """
+    if "PREFECT__FLOW_RUN_ID" in os.environ:
+        yield
+        return
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     earlier = signal.getsignal(signal.SIGTERM)
     try:

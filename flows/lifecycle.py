@@ -96,9 +96,12 @@ async def attempt(run: Run, plan: Plan, *, needs_window: bool = False) -> Attemp
         verification = await verify(run.target, plan.after)
         passed = verification.outcome == "passed"
         after = None if passed else await _diagnose_failure(run)
+    except Unsafe:
+        run.journal.abandon()  # only `act` refuses so late, and it does before it touches anything
+        raise
     except RunbookError as e:
         undo = await to_its_end(_undo(run, receipt, "error"))
-        raise type(e)(*_again(e, undo)) from e
+        raise type(e)(f"{e}; {undo}") from e
     except BaseException:
         # Ctrl-C, SIGTERM, cancellation: no Prefect call may stand between us and the undo.
         await to_its_end(_undo(run, receipt, "error", as_task=False))
@@ -118,11 +121,6 @@ async def attempt(run: Run, plan: Plan, *, needs_window: bool = False) -> Attemp
     )
     run.attempts.append(done)
     return done
-
-
-def _again(e: RunbookError, undo: str) -> tuple[str, ...]:
-    text = f"{e}; {undo}"
-    return (e.reason, text) if isinstance(e, Unsafe) else (text,)
 
 
 async def _keep(

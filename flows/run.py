@@ -90,24 +90,27 @@ async def examine(run: Run, seen: Observation) -> Diagnosis:
     In a restart loop the latest start has often only just begun, and its log says nothing yet:
     its end is waited for.
     """
-    found = await _diagnosed(run, seen.state)
+    found, torn = await _diagnosed(run, seen.state)
     answers = seen.serving is not None and seen.serving.reachable
     looping = seen.state.phase == "restarting" or (seen.state.restarts > 0 and not answers)
     until = time.monotonic() + run.target.service.policy.start_timeout_s
     ends = 0
-    while looping and found.label in BEGUN and ends < 3 and time.monotonic() < until:
+    while looping and (torn or found.label in BEGUN) and ends < 5 and time.monotonic() < until:
         await asyncio.sleep(min(0.2, run.target.service.policy.poll_s))
         state = await runtime_of(run.target).state()
         if state.phase in ("exited", "restarting"):
             ends += 1
-            found = await _diagnosed(run, state)
+            found, torn = await _diagnosed(run, state)
     get_run_logger().info("%s: diagnosed %s %s", run.target.label, found.label, found.facts)
     return found
 
 
-async def _diagnosed(run: Run, state: ServiceState) -> Diagnosis:
+async def _diagnosed(run: Run, state: ServiceState) -> tuple[Diagnosis, bool]:
+    """The diagnosis, and whether a new start began while the log was read."""
     log = await read_log(run.target)
     ended = state.phase in ("exited", "restarting")
-    return await asyncio.to_thread(
+    found = await asyncio.to_thread(
         diagnose, log, state.exit_code if ended else None, state.oom_killed
     )
+    now = await runtime_of(run.target).state() if state.restarts else state
+    return found, now.started_at != state.started_at

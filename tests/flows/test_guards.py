@@ -4,6 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from blocks.command_runtime import CommandRuntime
+from blocks.models import Receipt
 from tests.flows.conftest import Build
 
 SMALLER = {"max_model_len": 4096}
@@ -83,3 +85,23 @@ async def test_a_second_run_waits_for_the_rest_after_the_first(build: Build) -> 
     second = await scene.run("apply-serving", change=SMALLER)
     assert (second.verdict, second.blocked_by) == ("blocked", "cooling-down")
     assert scene.snapshot() == before
+
+
+async def test_an_edit_that_beats_the_act_is_neither_overwritten_nor_undone(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = await build(until="serving")
+    pid, prepare = scene.pid, CommandRuntime.prepare
+
+    async def prepare_then_somebody_edits(self: CommandRuntime, *args: object) -> Receipt:
+        receipt = await prepare(self, *args)  # type: ignore[arg-type]
+        scene.config.write_bytes(scene.config.read_bytes() + b"# mine\n")
+        return receipt
+
+    monkeypatch.setattr(CommandRuntime, "prepare", prepare_then_somebody_edits)
+    report = await scene.run("apply-serving", change=SMALLER)
+    assert (report.verdict, report.blocked_by) == ("blocked", "drifted")
+    assert scene.config.read_bytes().endswith(b"# mine\n")
+    assert b"4096" not in scene.config.read_bytes()
+    assert scene.pid == pid
+    assert scene.journal.entry() is None

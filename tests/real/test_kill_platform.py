@@ -50,6 +50,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
     }
     with pytest.MonkeyPatch.context() as patch, temporary_settings(settings):
         patch.setenv("RUNBOOKS_HOME", str(made.folder / "runbooks"))
+        patch.setenv("PREFECT_API_URL", made.url)  # for `prefect deploy`, a process of its own
+        patch.setenv("PREFECT_HOME", str(made.folder))
         yield made
         _drain()
     made.stop()
@@ -159,10 +161,6 @@ async def test_without_a_server_the_change_is_brought_to_its_end(
         assert (b"4096" in scene.config.read_bytes()) == helps
         scene.fault(frozen=None)
         assert scene.pid
-        began = time.monotonic()
-        await ended(child, 100)
-        print("ended after", time.monotonic() - began, child.exitcode)
-        assert child.exitcode != 0
     finally:
         child.kill()
         await asyncio.to_thread(server.start)
@@ -188,11 +186,10 @@ async def test_the_lock_of_a_killed_run_ends_by_itself_across_a_kill_of_the_serv
         await asyncio.sleep(3)
         report = await run("remediate-oom", scene.spec.name)
     took = time.monotonic() - began
-    print("free after", took)
     assert report.verdict == "passed", report.message
     assert any("interrupted" in note for note in report.notes)
     scene.as_before(before)
-    assert took < 85
+    assert took < 70, took
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +197,7 @@ def deployed(server: PrefectServer) -> None:
     asyncio.run(prepare_server())
 
 
-async def test_a_flow_whose_worker_was_killed_finishes_its_change(
+async def test_a_flow_whose_worker_was_killed_brings_its_change_to_an_end(
     server: PrefectServer, box: Sandbox, deployed: None, tmp_path: Path
 ) -> None:
     scene = await Scene.build(box, until="serving", policy={"stabilisation_s": 4})
@@ -211,9 +208,11 @@ async def test_a_flow_whose_worker_was_killed_finishes_its_change(
     worker.process.kill()
     worker.process.wait()
     state = await final_state(run_id)
-    assert state.name == "Passed"
-    assert b"4096" in scene.config.read_bytes()
+    # Prefect 3.8 may end the run of a worker that is gone: then the change is undone.
+    assert state.name in ("Passed", "Crashed"), state.message
     assert scene.journal.entry() is None
+    assert (b"4096" in scene.config.read_bytes()) == (state.name == "Passed")
+    assert await scene.health() == "healthy"
 
 
 async def test_a_cancelled_run_undoes_its_change_and_a_killed_one_is_reconciled(
