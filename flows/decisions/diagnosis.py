@@ -17,6 +17,7 @@ PHASE_LABELS: dict[str, Label] = {
     "weights": "oom_startup_weights",
     "profile": "oom_startup_profile",
     "capture": "oom_cudagraph",
+    "kv": "oom_kv_cache",
     "runtime": "oom_runtime",
 }
 

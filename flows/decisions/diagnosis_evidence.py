@@ -10,13 +10,13 @@ from flows.decisions.diagnosis_rules_gpu import GPU
 from flows.decisions.diagnosis_rules_memory import MEMORY
 from flows.decisions.diagnosis_rules_model import MODEL
 from flows.decisions.diagnosis_rules_serving import SERVING
-from flows.decisions.diagnosis_rules_weak import FRAME_WEIGHT, WEAK, WEAK_WEIGHT
+from flows.decisions.diagnosis_rules_weak import FRAME_WEIGHT, LAST_WEIGHT, WEAK, WEAK_WEIGHT
 from flows.decisions.diagnosis_text import candidates, clean, redact
 
 RULES = compile_table(MEMORY + GPU + MODEL + SERVING + WEAK)
 TAGS = frozenset(rule.says for rule in RULES if rule.weight == 0) | {"oom", "fp8e4nv"}
 
-FRAMES = ("at_runtime", "at_capture", "at_profile", "at_weights", "at_compile", "at_execute")
+FRAMES = tuple("at_" + w for w in "runtime capture profile kv weights compile execute".split())
 LOGS = ("log_weights", "log_profile", "log_capture", "ready")
 WINDOW_LINES = 120
 AFTER_LINES = 40
@@ -161,7 +161,7 @@ class Shortage:
             return log.removeprefix("log_")
         if "pools" in self.line or "pools" in self.seen or "pools" in self.after:
             return "capture"
-        if "init_failed" in self.seen or "init_failed" in self.after:
+        if any("init_failed" in near for near in (self.line, self.seen, self.after)):
             return "weights"
         return "runtime"
 
@@ -213,7 +213,7 @@ class Start:
             if rule.weight == 0 or benign:
                 continue
             if rule.weight <= FRAME_WEIGHT:
-                if mild or 'file "' not in low:
+                if mild or ('file "' not in low and rule.weight > LAST_WEIGHT):
                     continue
             elif rule.weight <= WEAK_WEIGHT and (mild or "errorish" not in tags):
                 continue

@@ -55,6 +55,7 @@ Tag = Literal[
     "at_weights",
     "at_profile",
     "at_capture",
+    "at_kv",
     "at_runtime",
     "at_compile",
     "at_execute",

@@ -7,7 +7,8 @@ GPU: Table = (
         data type to store kv cache ;; fp8 kv cache ;; kv cache type is f ;; kv_cache_dtype=fp8
         kv_cache_dtype': 'fp8 ;; kv_cache_dtype fp8 ;; kv-cache-dtype ;; triton_attn
         unified_attention ;; prefix_prefill ;; context_attention ;; reshape_and_cache
-        paged_attn ;; _fwd_kernel ;; decode_attention ;; attention/ops
+        paged_attn ;; _fwd_kernel ;; decode_attention ;; /attention/ ;; k_cache ;; v_cache
+        key_cache ;; value_cache ;; k_scale ;; v_scale ;; attention kernel ;; mha_fwd
     """),
     ("fp8e4nv", 97, "fp8e4nv"),
     ("fp8e4nv", 97, r"""
@@ -26,9 +27,15 @@ GPU: Table = (
         +|not implemented|requires)
         ~kv~(?:not support|unsupported|n't support|not compatible|unknown|invalid
         +|unrecognized).{0,60}kv.?cache.?(?:data.?)?(?:d?type|quantization)
+        ~kv~(?:requires?|needs?|required|only).{0,60}(?:for|with|to use).{0,20}
+        +(?:fp8|float8|quantized) kv.?cache
         unsupported data type of kv cache ;; data type of kv cache
         flashattention .. with fp8 kv cache
         ~kv~notimplementederror.{0,120}fp8.{0,30}kv
+        ~kv~kv[_ -](?:data[_ -]?type|dtype).{0,80}(?:not support|unsupported|n't support|invalid
+        +|not valid|must be|not implemented)
+        ~kv~(?:not support|unsupported|n't support|invalid|unknown).{0,60}kv[_ -](?:data[_ -]?type
+        +|dtype)
         kv-cache is not supported with fp8 checkpoints ;; flash_attn .. does not support .. fp8
         fp8 kv cache .. notimplementederror ;; fp8_e5m2 .. kv .. checkpoint
         fp8 attention .. not supported ;; unsupported kv cache
@@ -39,7 +46,7 @@ GPU: Table = (
         ~bf~\b(?:bfloat16|bf16)\b.{0,60}(?:not supported|unsupported|is only supported
         +|n't support|not support|requires|not available|not implemented)
         ~bf~(?:not support|n't support|unsupported|does not have support|cannot use
-        +|lacks).{0,60}\b(?:bfloat16|bf16)\b
+        +|lacks).{0,60}\b(?:bfloat16|bf16)\b !! supported dtypes !! supported types
         feature '.bf16' requires ;; use float16 instead by explicitly setting
         .bf16 .. requires .target ;; cvt.bf16 .. requires
     """),
@@ -76,7 +83,12 @@ GPU: Table = (
         no longer supports this gpu ;; gpu because it is too old
         this gpu .. is not supported ;; gpu is not supported ;; not supported on this gpu
         unsupported architecture for ;; arch .. not supported .. cuda
-        no supported .. kernel .. for this gpu ;; illegal instruction (core dumped)
+        ~support~kernels?\b.{0,60}(?:not support|n't support|unsupported).{0,40}(?:device|gpu|arch
+        +|hardware)
+        ~support~(?:not support|n't support|unsupported|incompatible).{0,40}\b(?:this|current|your)
+        + (?:gpu|device|hardware|card)
+        no supported .. kernel .. for this gpu ;; illegal instruction .. (core dumped)
+        ~illegal instruction~(?:^|[\s:(])illegal instruction\s{0,40}(?:$|\(|\.)
     """),
     ("driver_cuda_mismatch", 100, r"""
         could not load library libcudnn ;; nvidia driver on your system is too old
@@ -141,10 +153,16 @@ GPU: Table = (
         /dev/kfd .. no such ;; /dev/kfd .. permission
         no available node types can fulfill .. gpu ;; requested device .. not available
         not found: nvidia.com/gpu ;; no adapters were found ;; failed to detect a gpu
+        cuda unknown error ;; available devices to be zero ;; cudaerrorunknown
         failed to discover gpu ;; unable to detect gpu
+        ~ detect~no (?:supported|compatible|available|usable|valid|suitable|accelerator
+        +|cuda).{0,20}(?:device|accelerator|gpu)s? (?:was |were |is |are )?detected
+        ~no ~\bno (?:supported|compatible|usable|suitable) (?:cuda |gpu )?(?:device|accelerator
+        +|gpu)s?\b !! kernel
     """),
     ("gpu_not_visible", 86, r"""
         unexpected error from cudagetdevicecount !! 803 !! 804 !! 802 ;; invalid device ordinal
+        device < num_gpus ;; num_gpus=0 ;; device_count() .. 0 ;; found 0 gpu ;; found 0 cuda
         nvidia-container-cli ;; failed to get device context ;; cuda driver library failed
         error running prestart hook .. nvidia ;; cuda_visible_devices .. invalid
         cuda_visible_devices .. is set to empty
@@ -169,6 +187,9 @@ GPU: Table = (
     ("nccl_or_tp_failure", 100, r"""
         ~parallel~(?:tensor|pipeline)[ _]parallel[ _]size.{0,20}(?:exceeds|is larger
         +|is greater)
+        required gpus exceeds the total number of available gpus
+        number of required .. gpus .. exceeds
+        ~c10d~c10d.{0,40}client socket.{0,40}(?:timed out|failed to connect) !! errno: 97
     """),
     ("nccl_or_tp_failure", 88, r"""
         placement group bundle cannot ;; placement group .. cannot be
@@ -187,8 +208,7 @@ GPU: Table = (
         tensor parallel size .. cannot be larger ;; tensor_parallel_size .. larger than
         tensor parallel size .. larger than ;; tensor_parallel_size .. greater than
         world size .. larger than .. gpus ;; world size .. greater than .. gpu
-        tp_size .. greater than ;; required gpus exceeds the total number of available gpus
-        number of required .. gpus .. exceeds ;; connectfullmesh failed
+        tp_size .. greater than ;; connectfullmesh failed
         peer access is not supported ;; no socket interface found ;; nccl warn cuda failure
         nccl warn .. error ;; nccl warn .. failed ;; nccl warn .. timeout
         nccl warn .. timed out ;; unhandled system error ;; unhandled cuda error
@@ -203,7 +223,11 @@ GPU: Table = (
         cannot provide a placement group ;; nvshmem .. error ;; nvls .. fail
         duplicate gpu detected ;; heartbeat monitor timed out ;; ucx .. error ;; nixl .. error
         gloo .. timed out ;; gloo .. error ;; torch.distributed .. timed out
-        deep_ep .. timeout
+        deep_ep .. timeout ;; taking the entire process down
+        ~processgroup~\[e[ \d.:]{0,40}processgroup\w{1,10}\.cpp
+        ~ccl~\b(?:h|r|x|m|e|bk|one)ccl.{0,60}(?:error|fail|timeout|timed out|abort|exception)
+        ~ccl~(?:error|fail|timeout|timed out|abort|exception).{0,60}\b(?:h|r|x|m|e|bk|one)ccl
+        ~nccl~nccl (?:warn|info) .{0,60}\.cc:\d{1,5} -> [1-9]
     """),
     ("nccl_or_tp_failure", 72, r"""
         connection closed by peer ;; remote process exited or there was a network error
@@ -231,6 +255,7 @@ GPU: Table = (
     """),
     ("xid_or_hw_fault", 94, r"""
         ~xid~\bxid\b.{0,40}\b(?:13|31|43|45)\b
-        nvrm: .. failed ;; nvrm: .. error
+        nvrm: .. failed ;; nvrm: .. error ;; device_lost ;; device lost ;; device was lost
+        device has been lost ;; devicelost ;; gpu lost ;; device removed
     """),
 )  # fmt: skip

@@ -35,12 +35,22 @@ MEMORY: Table = (
         deserializecudaengine ;; _init_model_weights ;; text_generation_server/utils/weights
         forcausallm(config, weights) ;; error when initializing model ;; in get_sharded
         get_multi_weights ;; get_weights_col ;; vocab_parallel_embedding.py .. in __init__
+        ~self.~self\.\w{1,40} = \w{0,40}(?:linear|moe|layer|layers|mlp|attention|embedding|model
+        +|causallm|lmhead|block|experts|transformer|generation)\(
+        ~lambda~lambda \w{0,20}: ?\w{1,60}(?:layer|block)\( ;; make_layers( ;; maybe_offload_to_cpu(
+        model_class( ;; = model_cls( ;; _init_model( ;; _init_fused_moe ;; _init_experts
+        /layers/ .. in __init__ ;; /models/ .. in __init__ ;; torch.empty( .. _partition
+        weight = torch.empty( ;; parameter( .. torch.empty ;; register_parameter( ;; weight_loader(
+        marlin_repack ;; _for_marlin ;; repack( ;; .weight.data ;; param.data.copy_
+        param_data.copy_ ;; swizzle ;; shuffle_weight ;; permute_weight ;; requantize
+        loaded_weight ;; module.py .. in convert ;; return t.to(
     """),
     ("at_profile", 0, r"""
         warmup{ ;; :warmup: ;; in _warmup ;; determine_num_available_blocks
         determine_available_memory ;; profile_run ;; _dummy_run ;; dummy_run
         profile_num_available_blocks ;; in warmup ;; warmup model ;; warmup encountered
         warm up model ;; method warmup ;; memory_profiling ;; graph_reserve ;; gallocr_reserve
+        ~dummy~\bdummy_(?:encoder|mm|data|input|batch|seq|video|image)
         compute buffer ;; compute pp buffers ;; compute_pp_buffers ;; profile_max_num_token
         starting profile run ;; profile_multimodal ;; profiling multi
     """),
@@ -52,6 +62,10 @@ MEMORY: Table = (
         warming up pooler ;; _dummy_sampler_run ;; _dummy_pooler_run ;; warm_up_model
         kernel_warmup ;; graph_capture ;; cudagraph_dispatch ;; in capture_graph
         cuda graph capture ;; cudagraph capture !! if out-of-memory !! consider
+    """),
+    ("at_kv", 0, r"""
+        allocate_kv_cache ;; initialize_kv_cache( ;; in initialize_kv_cache ;; cache_engine.py
+        _init_cache_engine ;; initialize_kv_cache_tensors
     """),
     ("at_runtime", 0, r"""
         _process_engine_step ;; run_busy_loop ;; step_with_batch_queue ;; step_async
@@ -73,7 +87,7 @@ MEMORY: Table = (
         in execute_model ;; method execute_model ;; .execute_model( ;; worker_execute
     """),
     ("log_weights", 0, r"""
-        starting to load model ;; loading model from scratch ;; loading model weights from
+        starting to load !! took ;; loading model from scratch ;; loading model weights from
         load weight begin ;; loading weights !! took ;; using model weights format
         loading safetensors checkpoint shards: .. % completed !! 100%
         loading pt checkpoint shards ;; filesystem type for checkpoints
@@ -100,6 +114,8 @@ MEMORY: Table = (
     ("init_failed", 0, r"""
         enginecore failed to start ;; engine core initialization failed
         engine process failed to start ;; enginecore hit an exception
+        ~ fail~(?:engine|core|proc|worker|executor|stage|orchestrator|replica|actor)s?\b.{0,24}
+        +(?:failed to (?:start|initiali[sz]e)|initiali[sz]ation failed|init failed)
         scheduler hit an exception
     """),
     # --- explicit texts ----------------------------------------------------------------------
@@ -142,6 +158,11 @@ MEMORY: Table = (
         failed to allocate the kv cache ;; kv cache .. cannot fit ;; not enough memory for mamba
         num_gpu_blocks .. must be greater than 0 ;; cannot allocate kv cache
         no available block for kv ;; max_num_token .. kv cache .. 0
+        ~kv~kv.?cache.{0,100}(?:cannot|can't|can not|unable to|not enough to|does not|doesn't|won't
+        +|insufficient to|too small to) (?:hold|fit|store|serve|accommodate|support)
+        ~one ~(?:not enough|insufficient|cannot|too small|too few).{0,60}\bone (?:full )?
+        +(?:request|seq)
+        ~single ~(?:not enough|insufficient|cannot|too small|too few).{0,60}\bsingle (?:request|seq)
     """),
     ("oom_cudagraph", 104, r"""
         out of memory .. capturing !! if you are running out
@@ -198,7 +219,9 @@ MEMORY: Table = (
     """),
     ("host_oom_killed", 60, r"""
         connection error code 2. end of file. there are som
-        by oom killer ;; possible causes: .. out of memory
+        connection error code 2. end of file. some com
+        by oom killer ;; by the oom killer ;; possible causes: .. out of memory
+        ~oom~(?:cause|reason|likely|probabl|possib|perhaps|may|might).{0,80}\boom.?kill
         out of memory .. is one of the possible
     """),
     # --- shared memory and disks ------------------------------------------------------------
@@ -209,7 +232,9 @@ MEMORY: Table = (
         /dev/shm .. not enough ;; /dev/shm .. insufficient ;; increase .. /dev/shm
         unable to write to file </torch ;; out of shared memory !! out of resource
         raise your shared memory limit ;; shared memory .. no space left ;; shm .. no space left
-        no space left .. shm ;; ncclshmopen ;; ncclshm .. failed
+        no space left .. psm_ ;; no space left .. /sem.
+        ~no space left~no space left.{0,60}/torch_\d
+        sharedmemory(create=true ;; no space left .. shm ;; ncclshmopen ;; ncclshm .. failed
         no space left .. shared memory ;; unable to initialize shared memory key ;; sigbus
         bus error !! pcie bus error ;; exit code: -7 ;; exitcode: -7 ;; exitcode : -7
         insufficient shared memory ;; shared memory .. insufficient

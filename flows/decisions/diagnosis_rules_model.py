@@ -31,6 +31,8 @@ MODEL: Table = (
         +|weight_zero_point)
         ~no module or parameter named~(?:qweight|qzeros|scale|absmax|quant|packed|g_idx|nested
         +|qscales)
+        ~attribute~has no attribute '(?:\w{0,20}scale\w{0,8}|qweight|qzeros|g_idx|weight_packed
+        +|workspace|quant\w{0,20}|\w{0,12}zero_point|weight_shape|bnb\w{0,20})'
         modelopt currently only ;; modelopt .. not ;; marlin .. does not support
         marlin does not support ;; does not support .. quantization
         quantization config .. not found ;; quant config not found ;; gguf .. not supported
@@ -47,7 +49,9 @@ MODEL: Table = (
     """),
     ("quantization_mismatch", 66, r"""
         ~keyerror~keyerror: .{0,40}(?:layers|experts)\.\d
-        attempted to load weight .. into parameter ;; param_data.shape == loaded_weight.shape
+        ~load~(?:attempted|tried|trying|unable|failed) to load .{0,20}weights? .{0,80}(?:size
+        +|shape|parameter)
+        param_data.shape == loaded_weight.shape
         loaded_weight.shape == param ;; self.data.shape == loaded_weight.shape
         mixed precision is not supported .. quant
     """),
@@ -115,6 +119,8 @@ MODEL: Table = (
         private or gated repo ;; 403 forbidden !! http/1 ;; 401 unauthorized !! http/1
     """),
     ("model_not_found", 72, r"""
+        ~config~(?:failed to|could not|cannot|can't|unable to) (?:load|find|read|open|locate).{0,40}
+        +(?:config|params\.json)
         unrecognized model in ;; should have a `model_type` key
         ~filenotfounderror~filenotfounderror !! psm_ !! .so !! /dev/shm !! triton
         notadirectoryerror ;; max retries exceeded .. huggingface.co
@@ -170,7 +176,8 @@ MODEL: Table = (
         rope_scaling should have a ;; unable to load vocabulary
         default chat template is no longer ;; chat_template is not set
         does not have a chat template ;; already borrowed ;; model_max_length .. attribute
-        unrecognized processing class ;; unrecognized configuration class
+        unrecognized processing class ;; unrecognized .. processor in ;; pystring
+        textinputsequence ;; textencodeinput ;; unrecognized configuration class
         ~keyerror~keyerror: '(?:qwen|llama|mistral|mixtral|gemma|phi|glm|chatglm|deepseek
         +|internlm|baichuan|minicpm|falcon|mpt|gpt|olmo|granite|cohere|command|exaone|nemotron
         +|jamba|mllama|pixtral|kimi|ernie)[\w.-]{0,24}'
@@ -189,6 +196,10 @@ MODEL: Table = (
     """),
     ("tokenizer_error", 66, r"""
         'vocab_size' ;; object has no attribute 'vocab ;; from_pretrained .. unexpected keyword
+        ~architecture~\barchitecture \S{1,40} (?:is )?not (?:yet )?supported
+        ~rope_~(?:assert|error|invalid|unknown|unsupported|missing).{0,80}rope_(?:scaling|type|theta|param)
+        ~rope scaling~(?:error|invalid|unknown|unsupported).{0,60}rope scaling
+        jinja2.exceptions ;; templateerror ;; templatesyntaxerror
         config_mapping[ ;; typeerror: not a string ;; model architectures .. are not supported
         failed to be inspected
         trust_remote_code .. tokenizer ;; please pass the argument `trust_remote_code=true`

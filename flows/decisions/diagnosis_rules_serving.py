@@ -31,6 +31,7 @@ SERVING: Table = (
         unauthenticated requests to the hf hub ;; can be ignored ;; can be safely ignored
         ignored exception ;; api server exited gracefully ;; gai error ;; failed to import ray
         symmmemcommunicator ;; failed to load nccl library ;; exception ignored in
+        c10d .. errno: 97 ;; libnccl-net
     """),
     ("setting", 0, r"""
         non-default args ;; llm engine (v ;; an llm engine with config ;; using max model len
@@ -59,7 +60,7 @@ SERVING: Table = (
         unable_to_verify_leaf ;; err_tls_cert ;; unable to get local issuer ;; x509:
         hostname mismatch ;; doesn't match .. certificate
         ~hostname~hostname .{1,120} doesn't match
-        no alternative certificate subject name ;; certificate signed by unknown
+        altnames ;; no alternative certificate subject name ;; certificate signed by unknown
         sslcertverificationerror ;; unknown ca ;; bad certificate ;; certificate unknown
         certificate is not yet valid ;; certificate is not valid ;; certificate expired
         tls ca certificate bundle ;; invalid peer certificate ;; unknownissuer
@@ -71,7 +72,12 @@ SERVING: Table = (
         sslerror !! eof !! timed out !! reset ;; ssl handshake ;; tls handshake !! timeout
         wrong_version_number ;; wrong version number ;; [ssl: !! eof ;; tlsv1 alert ;; ssl_error
     """),
+    ("bad_cli_argument", 103, r"""
+        ~error: argument~error: argument -\S{1,60}: (?:invalid|expected|not allowed|value|unknown)
+        ~choice~invalid choice: .{0,300}choose from
+    """),
     ("bad_cli_argument", 95, r"""
+        ~ from~(?:unsupported|unknown|invalid|unrecognized|not recognized).{0,120}cho{1,2}se from
         unrecognized argument ;; unrecognised argument ;; error: argument ;; invalid choice
         following arguments are required ;; expected one argument
         expected at least one argument ;; no such option ;; unknown argument
@@ -90,12 +96,16 @@ SERVING: Table = (
         cannot be converted using ;; invalid loads value ;; unknown attention backend
         extra_forbidden ;; extra inputs are not permitted ;; unsupported option
         invalid option ;; expected a .. argument ;; conflicting .. arguments
+        ~is not supported with~(?:vllm_|--).{0,60}is not supported with
+        is not a valid backend ;; is not a valid value ;; vllm_ .. is not a valid
         cannot be used with ;; cannot be used together ;; option .. requires an argument
     """),
     ("bad_cli_argument", 73, r"""
         got an unexpected keyword argument ;; validation error for ;; usage: vllm
         usage: api_server ;; unknown vllm environment variable ;; invalid value for
-        invalid literal for int ;; must be one of ;; must be positive
+        invalid literal for int ;; must be non-negative ;; must be between ;; must be in [
+        must be in the range ;; must be greater than 0 ;; must be at least 1 !! got -
+        must be one of ;; must be positive
         is deprecated and has been removed
     """),
     ("engine_dead", 50, r"""
@@ -122,10 +132,16 @@ SERVING: Table = (
         unhealthy .. stub ;; failed core proc ;; engine .. stopped unexpectedly
         child process .. died ;; server process .. exited ;; api server .. died
         process .. terminated unexpectedly ;; engine .. crashed ;; mqllmengine .. dead
-        shutting down .. engine .. error ;; health check failed
+        shutting down .. engine .. error ;; health check failed ;; output_handler failed
+        workerproc failed ;; workerproc hit
+        ~start~(?:engine|core|proc|worker|scheduler|executor|stage|orchestrator|replica|server)s?\b
+        +.{0,24}(?:did not|didn't|failed to|could not|never) start
+        ~initiali~(?:engine|core|proc|worker|scheduler|executor|stage|orchestrator|replica|server)s?\b
+        +.{0,24}(?:initiali[sz]ation failed|(?:failed to|could not|did not) initiali[sz]e)
     """),
     ("engine_dead", 46, r"""
         crashed container ;; container .. crashed
+        ~process ~\bprocess (?:enginecore|spawnprocess|forkprocess|vllmworker)\S{0,20}:$
         process enginecore ;; application startup failed
         liveness probe failed ;; readiness probe failed ;; startup probe failed
     """),
@@ -133,6 +149,8 @@ SERVING: Table = (
         is preempted by ;; preemptionmode
         ~preemption~num_cumulative_preemption\W{0,3}[1-9]
         ~preemption~preemptions?[=: ]{1,2}[1-9]
+        ~preemptions~preemptions\w{0,8}\{[^}]{0,300}\} [1-9] !! # help
+        ~swap~(?:lack of|not enough|insufficient|out of|no free).{0,20}swap space
         ~preempt~preempt(?:ed|ing).{0,80}(?:kv|cache|block|request|seq) !! # help !! # type
         ~preempt~(?:request|sequence|seq_group).{0,78}(?<!-)preempt
         + !! # help !! # type !! preemptions_
@@ -146,7 +164,8 @@ SERVING: Table = (
         context_length_exceeded ;; contextwindowexceeded ;; maximum context length is .. tokens
     """),
     ("request_too_long", 42, r"""
-        must be at least 1, got -
+        must be at least 1, got - ;; max_tokens: - ;; max_tokens=- ;; max_tokens (-
+        max_tokens to -
         maximum context length is ;; maximum context length of ;; maximum model length
         maximum context
         ~inputs~`inputs` (?:must have|tokens)
@@ -190,7 +209,8 @@ SERVING: Table = (
         nodename nor servname ;; temporary failure in name resolution ;; getaddrinfo failed
         no such host ;; no route to host ;; host is unreachable ;; network is unreachable
         connecttimeout ;; connect timeout ;; readtimeout ;; litellm.timeout ;; apitimeouterror
-        dial tcp .. refused ;; i/o timeout ;; backend .. unreachable ;; connecting to backend
+        dial tcp .. refused !! probe failed
+        i/o timeout ;; backend .. unreachable ;; connecting to backend
         connecting to upstream ;; error connecting to ;; backend .. unavailable ;; no healthy
         connection reset by peer ;; connection aborted ;; can't reach database
         clientconnectorerror ;; unable to connect ;; could not connect ;; failed to connect

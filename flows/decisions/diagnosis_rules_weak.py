@@ -10,6 +10,8 @@ WEAK_WEIGHT = 30
 """Rules of at most this weight are guesses by topic."""
 FRAME_WEIGHT = 12
 """Rules of at most this weight are guesses by the file of a stack frame."""
+LAST_WEIGHT = 5
+"""Rules of at most this weight are guesses by the process that wrote the line."""
 
 WEAK: Table = (
     ("tls_certificate", 30, r"""
@@ -63,6 +65,11 @@ WEAK: Table = (
         repo_id ;; model_id ;; on the hub ;; huggingface ;; hf_hub ;; config.json ;; model path
         model repository ;; no such file ;; does not exist
     """),
+    ("engine_dead", 19, r"""
+        ~timeouterror~(?:engine|core\.py|executor|worker|shm_broadcast).{0,160}timeouterror
+        ~timeouterror~timeouterror.{0,160}(?:engine|executor|worker)
+        queue.empty ;; zmq.error.again
+    """),
     # The file of a stack frame, where the error itself says nothing.
     ("tokenizer_error", 12, r"""
         tokenization_ ;; /tokenizers/ ;; tokenizer.py", line ;; processing_auto
@@ -73,6 +80,11 @@ WEAK: Table = (
     """),
     ("nccl_or_tp_failure", 10, r"""
         /distributed/device_communicators ;; pynccl ;; distributed_c10d.py
+    """),
+    # The engine's own processes print an error that no rule knows.
+    ("engine_dead", 5, r"""
+        ~.py:~\berror\b.{0,40}\b(?:core|core_client|engine|async_llm|async_llm_engine|worker_base
+        +|multiproc_executor|multiproc_worker_utils|ray_executor|uniproc_executor)\.py:\d
     """),
     ("proxy_backend_unreachable", 18, r"""
         connection ;; upstream ;; timed out ;; timeout

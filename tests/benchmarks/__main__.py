@@ -5,10 +5,11 @@ python -m tests.benchmarks [NAME...]   (recovery boot trigger diagnose; none: al
 
 import importlib
 import json
-import multiprocessing
 import os
 import platform
+import subprocess
 import sys
+import tempfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,8 +18,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
 OUT = HERE / "out" / "results.json"
+LIMIT_S = 240
+INTO = "--into"
 
 
 def known() -> list[str]:
@@ -26,35 +30,33 @@ def known() -> list[str]:
     return sorted(p.stem.removeprefix("bench_") for p in HERE.glob("bench_*.py"))
 
 
-def measure(name: str) -> list[dict[str, Any]]:
-    """The rows of one benchmark."""
-    rows: list[dict[str, Any]] = importlib.import_module(f"tests.benchmarks.bench_{name}").run()
-    return rows
+def measure(name: str, file: Path) -> None:
+    """Write the rows of one benchmark."""
+    rows = importlib.import_module(f"tests.benchmarks.bench_{name}").run()
+    file.write_text(json.dumps(rows), encoding="utf-8")
 
 
 def isolated(name: str) -> list[dict[str, Any]]:
     """Measure in a fresh interpreter: settings and imports of one must not touch the next."""
     began = time.monotonic()
-    with multiprocessing.get_context("spawn").Pool(1, _lead_no_daemon) as pool:
-        try:
-            rows = pool.apply(measure, (name,))
-        except Exception as e:  # noqa: BLE001 - the others are measured all the same
-            rows = [
-                {
-                    "name": name,
-                    "value": None,
-                    "unit": "",
-                    "note": f"{type(e).__name__}: {str(e)[:300]}",
-                }
-            ]
-            rows[0]["failed"] = True
+    with tempfile.TemporaryDirectory() as folder:
+        file, log = Path(folder) / "rows.json", Path(folder) / "log"
+        argv = [sys.executable, "-m", "tests.benchmarks", INTO, str(file), name]
+        with log.open("wb") as out:
+            try:
+                code = subprocess.run(
+                    argv, cwd=ROOT, stdout=out, stderr=out, timeout=LIMIT_S
+                ).returncode
+                problem = log.read_text(errors="replace").strip()[-300:] if code else ""
+            except subprocess.TimeoutExpired:
+                problem = f"not done within {LIMIT_S} s"
+        rows = [_failed(name, problem)] if problem else json.loads(file.read_text())
     took = round(time.monotonic() - began, 1)
     return [{**row, "bench": name, "took_s": took} for row in rows]
 
 
-def _lead_no_daemon() -> None:
-    # A pool's worker is a daemon, which may not have children; a benchmark may.
-    multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
+def _failed(name: str, problem: str) -> dict[str, Any]:
+    return {"name": name, "value": None, "unit": "", "note": problem, "failed": True}
 
 
 def main(names: list[str]) -> int:
@@ -71,7 +73,7 @@ def main(names: list[str]) -> int:
     table.columns[1].justify = "right"
     for row in rows:
         value = "-" if row["value"] is None else f"{row['value']:g}"
-        table.add_row(row["name"], value, row["unit"], row["note"])
+        table.add_row(row["name"], value, row["unit"], row["note"].replace("[", r"\["))
     console.print(table)
     OUT.parent.mkdir(parents=True, exist_ok=True)
     result = {
@@ -82,11 +84,12 @@ def main(names: list[str]) -> int:
         "rows": rows,
     }
     OUT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    console.print(
-        f"written to {OUT.relative_to(Path.cwd()) if OUT.is_relative_to(Path.cwd()) else OUT}"
-    )
+    console.print(f"written to {OUT.relative_to(ROOT)}")
     return int(any(row.get("failed") for row in rows))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    if sys.argv[1:2] == [INTO]:
+        measure(sys.argv[3], Path(sys.argv[2]))
+    else:
+        sys.exit(main(sys.argv[1:]))
