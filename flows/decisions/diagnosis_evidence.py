@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import NamedTuple
 
+from flows.decisions.diagnosis_index import Index
 from flows.decisions.diagnosis_rules import Match, compile_table
 from flows.decisions.diagnosis_rules_gpu import GPU
 from flows.decisions.diagnosis_rules_memory import MEMORY
@@ -14,6 +15,7 @@ from flows.decisions.diagnosis_rules_weak import FRAME_WEIGHT, LAST_WEIGHT, WEAK
 from flows.decisions.diagnosis_text import candidates, clean, redact
 
 RULES = compile_table(MEMORY + GPU + MODEL + SERVING + WEAK)
+INDEX = Index(RULES)
 TAGS = frozenset(rule.says for rule in RULES if rule.weight == 0) | {"oom", "fp8e4nv"}
 
 FRAMES = tuple("at_" + w for w in "runtime capture profile kv weights compile execute".split())
@@ -60,7 +62,7 @@ class Reading(NamedTuple):
 @lru_cache(maxsize=4096)
 def _read(low: str) -> Reading:
     matches = tuple(
-        Match(number, at) for number, rule in enumerate(RULES) if (at := rule.find(low)) >= 0
+        Match(number, at) for number in INDEX.possible(low) if (at := RULES[number].find(low)) >= 0
     )
     tags = frozenset(RULES[m.rule].says for m in matches) & TAGS
     return Reading(matches, tags, _MILD.search(low[:HEAD_CHARS]) is not None)

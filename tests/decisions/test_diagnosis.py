@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from flows.decisions.diagnosis import Diagnosis, diagnose, explain
 from flows.decisions.diagnosis_advice import ADVICE, DEFINITIONS, REMEDIES
-from flows.decisions.diagnosis_evidence import _MILD, _STAMP, RULES, TAGS
+from flows.decisions.diagnosis_evidence import _MILD, _STAMP, INDEX, RULES, TAGS
 from flows.decisions.diagnosis_facts import _COMPILED, _DEVICE, _PROCESS
 from flows.decisions.diagnosis_rules import Label, Tag
 from flows.decisions.diagnosis_text import _SECRETS, FULL_LINES, redact
@@ -359,3 +359,10 @@ def test_a_text_that_was_cut_off_is_recognised() -> None:
 def test_a_cut_off_benign_line_stays_benign() -> None:
     line = "WARNING 01-01 00:00:00 custom_all_reduce.py:45] Custom allreduce is disabled"
     assert {label(line[:end]) for end in range(20, len(line))} == {"healthy_noise"}
+
+
+def test_the_index_leaves_out_no_rule_that_matches() -> None:
+    for case in CASES:
+        for line in case["log"].lower().split("\n"):
+            matching = [n for n, rule in enumerate(RULES) if rule.find(line) >= 0]
+            assert set(matching) <= set(INDEX.possible(line)), line
