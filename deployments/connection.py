@@ -27,6 +27,7 @@ SETTINGS = {
     "PREFECT_WORKER_QUERY_SECONDS": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     "DO_NOT_TRACK": "1",
     # A server that restarts takes seconds: a run must outlive that.
     "PREFECT_CLIENT_MAX_RETRIES": "8",

@@ -187,7 +187,7 @@ async def _addresses(ui: str, report: "Report") -> tuple[str, str, str]:
             settings = (await client.get("/ui-settings")).raise_for_status().json()
             base = (ui + (settings[f"{settings['default_ui']}_base_url"] or "")).rstrip("/")
             record, form = f"{base}/runs/flow-run/{report.run_id}", f"{base}/deployments"
-            got = await client.get(f"/api/deployments/name/{flow}/default")
+            got = await client.get(f"/api/deployments/name/{flow}/{flow}")
             form += f"/deployment/{got.raise_for_status().json()['id']}/run"
             body = {"artifacts": {"flow_run_id": {"any_": [report.run_id]}}}
             found = await client.post("/api/artifacts/filter", json=body)

@@ -169,7 +169,7 @@ async def run_there(request: Request, console: Console) -> Report:
     service = spec.services.get(request.service) if spec else None
     async with get_client() as client:
         try:
-            deployment = await client.read_deployment_by_name(f"{request.procedure}/default")
+            deployment = await client.read_deployment_by_name("/".join([request.procedure] * 2))
         except ObjectNotFound as e:
             raise Permanent(
                 f"{request.procedure} is not deployed on this server; restart `runbooks up`"

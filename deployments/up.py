@@ -1,6 +1,7 @@
 """`runbooks up`: Prefect server, zygote and worker on this machine, on loopback, kept alive."""
 
 import asyncio
+import fcntl
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TextIO
 
 from blocks.errors import Permanent
 from blocks.journal import home
@@ -48,14 +50,21 @@ class Child:
         self.starts.append(time.monotonic())
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as out:
-            self.process = await asyncio.create_subprocess_exec(
-                *self.argv,
-                env=self.env,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=out,
-                stderr=asyncio.subprocess.STDOUT,
-                start_new_session=True,
+            spawning = asyncio.ensure_future(
+                asyncio.create_subprocess_exec(
+                    *self.argv,
+                    env=self.env,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=asyncio.subprocess.STDOUT,
+                    start_new_session=True,
+                )
             )
+            try:
+                self.process = await asyncio.shield(spawning)
+            except asyncio.CancelledError:
+                self.process = await spawning  # or nobody would stop it
+                raise
 
     def pause_s(self) -> float:
         """Back off when it dies again and again: 0.5 s, doubling to 30 s within a minute."""
@@ -90,6 +99,7 @@ class Platform:
         self._children: list[Child] = []
         self._watchers: list[asyncio.Task[None]] = []
         self.url = ""
+        self._lock: TextIO | None = None
 
     @property
     def ui(self) -> str:
@@ -152,8 +162,9 @@ class Platform:
             watcher.cancel()
         for child in reversed(self._children):
             await child.stop()
-        if (mine := read_up()) and mine.pid == os.getpid():  # refused, it is the other's
+        if self._lock:  # a refused one holds none, and the file is the other's
             up_file().unlink(missing_ok=True)
+            self._lock.close()
 
     async def _keep(self, child: Child) -> None:
         """Restart a child that dies."""
@@ -184,14 +195,20 @@ class Platform:
     def _clear_way(self) -> None:
         """One `up` per home; the children of one that was killed are stopped first."""
         old = read_up()
+        home().mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._lock = (home() / "up.lock").open("a")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as e:
+            self._lock.close()
+            self._lock = None
+            where = f" at {old.url.removesuffix('/api')} (pid {old.pid})" if old else ""
+            raise Permanent(
+                f"`runbooks up` already serves this home{where}; stop it, or set RUNBOOKS_HOME "
+                "to another folder"
+            ) from e
         if old is None:
             return
-        if old.pid != os.getpid() and _is_ours(old.pid, ("runbooks", "deployments", "pytest")):
-            if answers(old.url):
-                raise Permanent(
-                    f"`runbooks up` already serves this home at {old.url.removesuffix('/api')} "
-                    f"(pid {old.pid}); stop it, or set RUNBOOKS_HOME to another folder"
-                )
         for name, pid in old.children.items():
             if _is_ours(pid, ("prefect", "deployments.zygote")):
                 self._say(f"stopping the {name} of an earlier `runbooks up` that was killed")
@@ -223,9 +240,16 @@ async def serve(platform: Platform, ready: Callable[[], None]) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
+    starting = asyncio.create_task(platform.start())
+    stopping = asyncio.create_task(stop.wait())
     try:
-        await platform.start()
-        ready()
-        await stop.wait()
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            await starting
+            ready()
+            await stopping
     finally:
+        for task in (starting, stopping):
+            task.cancel()
+        await asyncio.gather(starting, stopping, return_exceptions=True)
         await platform.stop()

@@ -92,7 +92,7 @@ class Worker:
 async def submitted(scene: Scene, **more: Any) -> UUID:
     """A run of apply-serving for whatever worker is there."""
     async with get_client() as client:
-        deployment = await client.read_deployment_by_name("apply-serving/default")
+        deployment = await client.read_deployment_by_name("apply-serving/apply-serving")
         parameters = {"stack": scene.spec.name, "service": SERVICE, **more}
         made = await client.create_flow_run_from_deployment(deployment.id, parameters=parameters)
     return made.id
