@@ -54,15 +54,24 @@ def _await(coroutine: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(coroutine)
 
 
-def _connect(local: bool = False) -> None:
-    """Point Prefect at the server, or at this process."""
+def _connect(local: bool = False) -> bool:
+    """Point Prefect at the server, or at this process; False when there is neither.
+
+    A local run beside a live `runbooks up` of the same home uses its server: two servers on
+    one SQLite database get in each other's way.
+    """
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO" if local else "WARNING")
-    if local:
-        connection.use_this_process()
-    elif url := connection.find_server():
+    url = connection.running_up() if local else connection.find_server()
+    if url:
         connection.use_server(url)
-    else:
-        _fail("no server answers: start one with `runbooks up`, or add --local", NOT_DONE)
+    elif local:
+        connection.use_this_process()
+    return bool(url) or local
+
+
+def _need(connected: bool, otherwise: str = "") -> None:
+    if not connected:
+        _fail(f"no server answers: start one with `runbooks up`{otherwise}", NOT_DONE)
 
 
 StackOption = Annotated[str, typer.Option("--stack", help="registered name, or FILE.yaml")]
@@ -80,8 +89,7 @@ def apply(
     local: LocalOption = False,
 ) -> None:
     """Validate an inventory and register it: blocks, locks, work queues."""
-    if not check:
-        _connect(local)
+    connected = check or _connect(local)
     from blocks.stack import read_stack_file
 
     spec = read_stack_file(file)
@@ -89,6 +97,7 @@ def apply(
     if check:
         out.print(f"{file}: valid; stack {spec.name}, services {services}", highlight=False)
         return
+    _need(connected, ", or add --local")
     from deployments.bootstrap import register, set_schedules
 
     _await(register(spec))
@@ -133,13 +142,14 @@ def run(
     local: LocalOption = False,
 ) -> None:
     """Run a procedure and follow it: 0 passed, 1 failed, 2 usage, 3 blocked or inconclusive."""
-    _connect(local)
+    connected = _connect(local)
     from deployments.console import show
     from deployments.running import Request, run_here, run_there
 
     request = Request.parse(
         procedure, stack, service, parameter or [], dry_run, "yes" if yes else approve
     )
+    _need(connected, ", or add --local")
     report = _await(run_here(request) if local else run_there(request, err))
     if as_json:
         sys.stdout.write(report.model_dump_json(indent=2) + "\n")
@@ -155,7 +165,7 @@ def runs(
     limit: Annotated[int, typer.Option(min=1, max=200)] = 15, as_json: JsonOption = False
 ) -> None:
     """Recent runs, newest first."""
-    _connect()
+    _need(_connect())
     from deployments.running import recent
 
     rows = _await(recent(limit))
@@ -189,7 +199,7 @@ def diagnose(
         if not stack:
             _fail("--service needs --stack NAME or FILE.yaml")
         if not stack.endswith((".yaml", ".yml")):
-            _connect()
+            _need(_connect(), ", or give --stack FILE.yaml")
         from deployments.running import diagnose_service
 
         found = _await(diagnose_service(stack, service))
@@ -201,6 +211,8 @@ def diagnose(
                 found = find(_chunks(f), exit_code, oom_killed)
         except OSError as e:
             _fail(f"{file}: {e.strerror}")
+    if found.facts.get("no_evidence") and not found.evidence and exit_code is None:
+        _fail("the log is empty: nothing to diagnose; with --exit-code N it may still tell")
     if as_json:
         sys.stdout.write(found.model_dump_json(indent=2) + "\n")
         return

@@ -94,6 +94,11 @@ def find_server() -> str | None:
     """The API url to use: `PREFECT_API_URL` where it is set, else the running `runbooks up`."""
     if url := os.environ.get("PREFECT_API_URL"):
         return url.rstrip("/")
+    return running_up()
+
+
+def running_up() -> str | None:
+    """The API url of the `runbooks up` that serves this home now."""
     up = read_up()
     return up.url if up and answers(up.url) else None
 

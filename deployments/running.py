@@ -67,7 +67,7 @@ class Request:
         Raises:
             Permanent: unknown procedure, or a parameter that is no key=value.
         """
-        known = procedures()
+        known, procedure = procedures(), procedure.replace("_", "-")
         if procedure not in known:
             raise Permanent(f"procedure {procedure!r} does not exist; known: {', '.join(known)}")
         for word in words:

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any, Literal
@@ -182,12 +183,13 @@ async def play(scenario: Scenario, *, keep: bool = False) -> Played:
     finally:
         if not keep:
             await asyncio.to_thread(box.stop_all)
+            await asyncio.to_thread(shutil.rmtree, box.dir, ignore_errors=True)
     return Played(
         scenario=scenario.name,
         ok=not problems,
         problems=tuple(problems),
         report=report,
-        stack_file=str(box.dir / "stack.yaml"),
+        stack_file=str(box.dir / "stack.yaml") if keep else "",
     )
 
 

@@ -36,13 +36,15 @@ async def perform(procedure: str, stack: str, service: str, options: Options, bo
             "blocked", str(e), blocked_by=e.reason, next_step=_NEXT.get(e.reason, "")
         )
     except RunbookError as e:
-        report = run.report("error", str(e), next_step="act by hand, or mend the cause and rerun")
+        report = run.report("error", str(e))
     except BaseException as e:
         # Interrupted: the lifecycle has undone what it did; say so, then let it go on.
         interrupted = run.report("error", f"interrupted ({type(e).__name__})")
         get_run_logger().error(interrupted.headline)
         raise
-    if run.plan and report.blocked_by in ("not-approved", "approval-expired"):
+    asks = target.service.policy.autonomy_of(procedure) == "approve"
+    asked = report.verdict == "planned" and asks
+    if run.plan and (asked or report.blocked_by in ("not-approved", "approval-expired")):
         approve = f"--approve {run.plan.digest}"
         report = report.model_copy(update={"next_step": f"to approve exactly this plan: {approve}"})
     level = get_run_logger().info if report.verdict in ("passed", "planned") else None

@@ -162,17 +162,17 @@ def _nothing(last: Start, any_line: bool, facts: Facts) -> Diagnosis:
 
 def explain(d: Diagnosis) -> str:
     """The diagnosis in markdown, at most 25 lines, for a person."""
-    lines = [
-        f"### {d.label}",
-        "",
-        DEFINITIONS[d.label][0].upper() + DEFINITIONS[d.label][1:] + ".",
-        "",
-    ]
+    meaning = DEFINITIONS[d.label]
+    if d.facts.get("no_evidence"):
+        meaning = "nothing was recognised in it, which is no proof of health"
+    lines = [f"### {d.label}", "", meaning[0].upper() + meaning[1:] + ".", ""]
     if d.evidence:
         lines += ["```text", *(line.replace("```", "'''") for line in d.evidence[:8]), "```"]
     if d.facts:
         shown = [f"{name} = {value}" for name, value in list(d.facts.items())[:16]]
         lines += ["", "Numbers: " + ", ".join(shown)]
     lines += ["", f"**What to do:** {' '.join(d.advice.split())}", ""]
-    lines.append(f"**Procedure:** {f'`{d.remedy}`' if d.remedy else 'none; for a person'}")
+    otherwise = "none needed" if d.label == "healthy_noise" else "none; for a person"
+    how = f"`runbooks run {d.remedy.replace('_', '-')}`" if d.remedy else otherwise
+    lines.append(f"**Procedure:** {how}")
     return "\n".join(lines)

@@ -84,7 +84,7 @@ def test_a_file_and_standard_input_are_diagnosed_alike(tmp_path: Path) -> None:
     code, out, _ = run("diagnose", "-", "--json", home=tmp_path, stdin=LOG.read_bytes())
     assert code == 0 and json.loads(out) == found
     code, out, _ = run("diagnose", "-", home=tmp_path, stdin=LOG.read_bytes())
-    assert code == 0 and "oom_kv_cache" in out and "10752" in out and "remediate_oom" in out
+    assert code == 0 and "oom_kv_cache" in out and "10752" in out and "remediate-oom" in out
 
 
 def test_how_it_ended_is_part_of_the_diagnosis(tmp_path: Path) -> None:

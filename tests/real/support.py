@@ -1,6 +1,5 @@
 """Containers that procedures are run on, and children that die where they are told to."""
 
-import asyncio
 import contextlib
 import json
 import multiprocessing
@@ -209,11 +208,3 @@ async def free(client: Any, name: str) -> None:
     from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
 
     await client.update_global_concurrency_limit(name, GlobalConcurrencyLimitUpdate(active_slots=0))
-
-
-async def soon(condition: Any, timeout_s: float = 20) -> Any:
-    for _ in range(int(timeout_s / 0.05)):
-        if value := condition():
-            return value
-        await asyncio.sleep(0.05)
-    raise AssertionError(f"not within {timeout_s} s")
