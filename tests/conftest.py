@@ -3,6 +3,7 @@
 import gc
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -13,6 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+# A shell's background job ignores SIGINT, and so would every process the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REQUIRED = set(filter(None, os.environ.get("RUNBOOKS_REQUIRE", "").split(",")))
 
