@@ -13,7 +13,7 @@ from prefect.concurrency.asyncio import (
 from prefect.logging import get_run_logger
 
 from blocks.errors import Permanent, Unsafe
-from blocks.journal import Act, Degraded
+from blocks.journal import Act, Degraded, Verdict
 from blocks.models import Receipt
 from blocks.stack import lock_name
 from blocks.target import runtime_of
@@ -76,19 +76,20 @@ async def _reconcile(run: Run) -> None:
     if entry is None:
         return
     runtime = runtime_of(run.target)
+    verdict: Verdict = "error"
+    did = "undone"
     if entry.phase == "verified" and await runtime.applied(entry.receipt):
         await keep_config(run.target, entry.receipt)
         did, verdict = "finished (it was verified)", "passed"
         settle_mark(run, entry.procedure, entry.run_id, entry.receipt)
     else:
         await restore_config(run.target, entry.receipt)
-        did, verdict = "undone", "error"
     run.journal.finish(
         Act(
             at=datetime.now(UTC),
             procedure=entry.procedure,
             run_id=entry.run_id,
-            verdict="passed" if verdict == "passed" else "error",
+            verdict=verdict,
             reconciled=True,
         )
     )

@@ -2,6 +2,12 @@
 
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
+from blocks.errors import Permanent
+from blocks.journal import Backup
+from blocks.models import ServingConfig
+from flows.rollback_serving import choose
 from tests.flows.conftest import Build
 
 ROOM = {"vram_gib": 24}
@@ -110,6 +116,17 @@ async def test_what_cannot_fit_is_said_before_it_is_tried(build: Build) -> None:
     assert "oom_kv_cache" in report.message
     scene.as_before(before)
     assert await scene.health() == "healthy"
+
+
+def test_previous_skips_a_backup_of_what_is_in_place() -> None:
+    def kept(name: str, length: int) -> Backup:
+        config = ServingConfig(max_model_len=length)
+        return Backup(name=name, at=datetime.now(UTC), run_id="r", procedure="p", config=config)
+
+    newest_first = [kept("c", 8192), kept("b", 16384), kept("a", 4096)]
+    assert choose(newest_first, "previous", ServingConfig(max_model_len=8192)).name == "b"
+    with pytest.raises(Permanent, match="fits none"):
+        choose(newest_first, "z", ServingConfig())
 
 
 async def test_going_back_lists_chooses_and_verifies(build: Build) -> None:

@@ -9,6 +9,8 @@ import docker
 import pytest
 from docker.errors import DockerException
 
+from tests.flows.conftest import slack  # noqa: F401 - the same stand-in
+
 
 def missing(what: str, why: str) -> None:
     """Skip the test, or fail it where CI demands this server."""

@@ -34,14 +34,6 @@ def container(
             docker_client.api.remove_network(name)
 
 
-@pytest.fixture
-def slack(monkeypatch: pytest.MonkeyPatch) -> Iterator[Slack]:
-    monkeypatch.setenv("TEST_SLACK_TOKEN", "xoxb-not-to-be-seen-anywhere")
-    stand_in = Slack()
-    yield stand_in
-    stand_in.close()
-
-
 def start_richly(container: Container, folder: Path) -> None:
     """About everything an operator sets, on a model that fits 10752 tokens and asks for 16384."""
     client = container.client
