@@ -12,7 +12,7 @@ from dotenv import dotenv_values
 from dotenv.parser import Binding, parse_stream
 
 from blocks.errors import Permanent
-from blocks.models import ServingConfig
+from blocks.models import SERVING_FIELDS, ServingConfig
 from blocks.service import EnvFileSource
 from blocks.serving_values import format_value, parse_value
 
@@ -42,7 +42,7 @@ def read_env(text: str, source: EnvFileSource) -> ServingConfig:
     return ServingConfig(
         **{
             field: parse_value(field, found.get(name) or "", f"{source.path}: {name}")
-            for field in ServingConfig.model_fields
+            for field in SERVING_FIELDS
             if (name := variable_of(source, field)) in found
         }
     )

@@ -13,10 +13,11 @@ class Frozen(BaseModel):
 
 
 class ServingConfig(Frozen):
-    """The numbers of a vLLM server that procedures read and change.
+    """The numbers of a server that procedures read and change.
 
     `None` means "not set": vLLM's own default applies. `max_model_len` of `auto` or -1
-    is read as `None`. Names are vLLM's engine arguments in snake_case.
+    is read as `None`. Names are vLLM's engine arguments in snake_case. A LiteLLM proxy has
+    `limits` only, and every other service nothing at all.
     """
 
     max_model_len: int | None = None
@@ -32,16 +33,27 @@ class ServingConfig(Frozen):
     dtype: str | None = None
     model: str | None = None
     served_model_name: str | None = None
+    limits: dict[str, int] = {}
+    """LiteLLM: `MODEL.max_input_tokens`, `.max_output_tokens`, `.tpm`, `.rpm` -> value; the
+    second deployment of one model name is `MODEL#2`."""
 
     def changed(self, **values: Any) -> "ServingConfig":
         """A copy with the given fields replaced."""
         return ServingConfig(**{**self.model_dump(), **values})
 
     def diff(self, after: "ServingConfig") -> dict[str, tuple[Any, Any]]:
-        """Fields that differ: name -> (before, after)."""
-        mine, theirs = self.model_dump(), after.model_dump()
-        return {k: (mine[k], theirs[k]) for k in mine if mine[k] != theirs[k]}
+        """Fields that differ: name -> (before, after); a limit by its own name."""
+        mine, theirs = self._flat(), after._flat()
+        names = [*mine, *(k for k in theirs if k not in mine)]
+        return {k: (mine.get(k), theirs.get(k)) for k in names if mine.get(k) != theirs.get(k)}
 
+    def _flat(self) -> dict[str, Any]:
+        values = self.model_dump()
+        return {**{k: v for k, v in values.items() if k != "limits"}, **values["limits"]}
+
+
+SERVING_FIELDS = tuple(name for name in ServingConfig.model_fields if name != "limits")
+"""vLLM's engine arguments among them, as they stand in a file or on a command line."""
 
 Phase = Literal["running", "restarting", "starting", "exited", "missing", "unknown"]
 

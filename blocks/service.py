@@ -7,16 +7,17 @@ from pydantic import Field, field_validator, model_validator
 
 from blocks.gpu import Gpu
 from blocks.ladder import Ladder
-from blocks.models import Frozen, ServingConfig
+from blocks.models import SERVING_FIELDS, Frozen
 from blocks.secret_ref import SecretRef
+from blocks.web import HttpUrl
 
-SERVING_FIELDS = frozenset(ServingConfig.model_fields)
+Engine = Literal["vllm", "litellm", "http"]
 Autonomy = Literal["observe", "approve", "auto"]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
 
 def _known(keys: dict[str, str]) -> dict[str, str]:
-    unknown = sorted(set(keys) - SERVING_FIELDS)
+    unknown = sorted(set(keys) - set(SERVING_FIELDS))
     if unknown:
         raise ValueError(
             f"unknown serving field {unknown[0]!r}; use one of {', '.join(sorted(SERVING_FIELDS))}"
@@ -65,7 +66,23 @@ class EnvFileSource(Frozen):
     _keys_known = field_validator("key_map")(_known)
 
 
-ServingSource = Annotated[ArgumentsSource | YamlSource | EnvFileSource, Field(discriminator="kind")]
+class LitellmSource(Frozen):
+    """The limits live in a LiteLLM proxy's own config file (`model_list`)."""
+
+    kind: Literal["litellm"] = Field(description="limits in LiteLLM's config file")
+    path: str = Field(description="file on the worker's host")
+
+
+class NoSource(Frozen):
+    """It has no numbers that a procedure may change; it can still be restarted."""
+
+    kind: Literal["none"] = Field(description="no numbers to change")
+
+
+ServingSource = Annotated[
+    ArgumentsSource | YamlSource | EnvFileSource | LitellmSource | NoSource,
+    Field(discriminator="kind"),
+]
 
 
 class DockerRuntimeSpec(Frozen):
@@ -179,10 +196,14 @@ class ChangePolicy(Frozen):
 
 
 class Service(Frozen):
-    """One vLLM server of a platform."""
+    """One service of a platform: a vLLM server, a LiteLLM proxy, or what answers over HTTP."""
 
-    engine: Literal["vllm"] = Field(default="vllm", description="what serves")
-    url: str = Field(description="base URL, e.g. http://wintermute.tailnet.local:8000")
+    engine: Engine = Field(
+        default="vllm",
+        description="what serves: vllm; litellm (a proxy); http (anything else that answers on "
+        "`health_path`: OpenWebUI, Qdrant, a router)",
+    )
+    url: HttpUrl = Field(description="base URL, e.g. http://wintermute.tailnet.local:8000")
     api_key: SecretRef | None = Field(
         default=None, description="reference to the server's key: ${ENV} or secret:NAME"
     )
@@ -190,6 +211,23 @@ class Service(Frozen):
     runtime: RuntimeSpec = Field(description="how it is started, stopped and looked at")
     serving: ServingSource = Field(
         default=ArgumentsSource(), description="where its numbers are written down"
+    )
+    health_path: str = Field(
+        default="/health",
+        pattern=r"^/[^?#]*$",
+        description="engine http: what must answer 200, e.g. /readyz",
+    )
+    routes: dict[str, str] = Field(
+        default={},
+        description="engine litellm: model name -> service, where its api_base is not that "
+        "service's url",
+    )
+    host: str | None = Field(
+        default=None, description="name under `hosts`: the machine it runs on, for its readings"
+    )
+    metrics: dict[str, str] = Field(
+        default={},
+        description="labels that select it in Prometheus; default: instance: HOST:PORT of its url",
     )
     served_model_name: str | None = Field(
         default=None, description="the model it must list to count as healthy; default: any"
@@ -208,22 +246,44 @@ class Service(Frozen):
 
     @field_validator("url")
     @classmethod
-    def _url(cls, value: str) -> str:
-        try:
-            parts = urlsplit(value)
-            port_is_good = parts.port != 0
-        except ValueError:
-            raise ValueError("is no http(s) URL; write http://HOST:PORT") from None
-        # First, so that what may be a password is not repeated by the next message.
-        if "@" in parts.netloc or parts.query or parts.fragment:
-            raise ValueError(
-                "must end before any `@`, `?` or `#`: a key goes into api_key: ${ENV_NAME}"
-            )
-        if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_good:
-            raise ValueError(f"{value[:80]!r} is no http(s) URL; write http://HOST:PORT")
-        if parts.path.rstrip("/").endswith("/v1"):
+    def _not_v1(cls, value: str) -> str:
+        if urlsplit(value).path.endswith("/v1"):
             raise ValueError("ends in /v1: leave that away, /health and /metrics are asked for too")
-        return value.rstrip("/")
+        return value
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The labels that select it in Prometheus."""
+        parts = urlsplit(self.url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        return self.metrics or {"instance": f"{parts.hostname}:{port}"}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _source_of_engine(cls, values: object) -> object:
+        """A service that is no vLLM server has no numbers unless the inventory says so."""
+        if isinstance(values, dict) and values.get("engine", "vllm") != "vllm":
+            return {"serving": {"kind": "none"}, **values}
+        return values
+
+    @model_validator(mode="after")
+    def _fields_fit_engine(self) -> "Service":
+        sources = {"litellm": ("litellm", "none"), "http": ("none",)}
+        allowed = sources.get(self.engine, ("arguments", "yaml", "env-file"))
+        if self.serving.kind not in allowed:
+            raise ValueError(
+                f"serving.kind {self.serving.kind!r} does not fit engine {self.engine!r}; "
+                f"use {' or '.join(allowed)}"
+            )
+        alien = {
+            "vllm": ("health_path", "routes"),
+            "litellm": ("health_path", "model", "gpu", "ladder"),
+            "http": ("routes", "model", "gpu", "ladder", "served_model_name"),
+        }
+        for name in alien[self.engine]:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} has no meaning for engine {self.engine!r}; remove it")
+        return self
 
     @model_validator(mode="after")
     def _source_fits_runtime(self) -> "Service":

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from blocks.errors import Permanent
-from blocks.models import ServingConfig
+from blocks.models import SERVING_FIELDS, ServingConfig
 from blocks.service import ArgumentsSource
 from blocks.serving_values import BOOLS, check_edit, format_value, parse_value, refuse_drift
 from blocks.shell_words import quote_like
@@ -38,7 +38,7 @@ def read_arguments(
     """
     line = parse_line(args)
     values: dict[str, Any] = {}
-    for field in ServingConfig.model_fields:
+    for field in SERVING_FIELDS:
         if found := line.last(field):
             where = f"arguments: {flag_of(field)}"
             text = found.text

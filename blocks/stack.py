@@ -1,38 +1,28 @@
-"""The inventory of one platform: `Stack`, its YAML file and its Prefect blocks."""
+"""The inventory of one platform: `StackSpec` and its YAML file."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 from zoneinfo import ZoneInfo
 
-from prefect import get_client
-from prefect.blocks.core import Block
-from prefect.exceptions import ObjectNotFound
-from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from blocks.docker_host import DockerHost, DockerHostSpec
+from blocks.alertmanager_server import AlertmanagerSpec
+from blocks.check_policy import CheckPolicy, TokenLimits
+from blocks.docker_host import DockerHostSpec
 from blocks.errors import Permanent
+from blocks.gpu_host import GpuHostSpec
 from blocks.models import Frozen
+from blocks.prometheus_server import PrometheusSpec
 from blocks.service import Service
-from blocks.slack_workspace import SlackSpec, SlackWorkspace
-from blocks.stack_rules import contradictions, is_slug, slug
+from blocks.slack_workspace import SlackSpec
+from blocks.stack_rules import contradictions, slug
 from blocks.stack_text import MAX_CHARACTERS, faults, read
-from blocks.vllm_server import VllmServer
 from blocks.windows import Window
 
 
 def lock_name(stack: str, service: str) -> str:
     """The global concurrency limit that a change of this service holds (Prefect forbids `/`)."""
     return f"service:{stack}:{service}"
-
-
-def block_name(stack: str, part: str) -> str:
-    """The name of a service's or Docker host's block.
-
-    Two dashes, which no name contains: `a` + `b-c` and `a-b` + `c` are two blocks.
-    """
-    return f"{stack}--{part}"
 
 
 class StackSpec(Frozen):
@@ -46,6 +36,22 @@ class StackSpec(Frozen):
         default={}, description="Docker Engines by name; `local` needs no entry"
     )
     services: dict[str, Service] = Field(description="what is served, by name")
+    hosts: dict[str, GpuHostSpec] = Field(
+        default={}, description="machines whose GPUs, processors and disks are looked at, by name"
+    )
+    prometheus: PrometheusSpec | None = Field(default=None, description="where metrics are kept")
+    alertmanager: AlertmanagerSpec | None = Field(
+        default=None, description="where firing alerts are asked for"
+    )
+    certificates: tuple[str, ...] = Field(
+        default=(),
+        description="further TLS endpoints (HOST:PORT) or PEM files whose expiry is watched; "
+        "those of https:// URLs are anyway",
+    )
+    checks: CheckPolicy = Field(default=CheckPolicy(), description="thresholds of check-platform")
+    token_limits: TokenLimits = Field(
+        default=TokenLimits(), description="the proxy's limits as shares of the context"
+    )
     slack: SlackSpec | None = Field(default=None, description="where people are told")
     freeze: tuple[Window, ...] = Field(default=(), description="no change in these windows")
     maintenance: tuple[Window, ...] = Field(
@@ -66,7 +72,7 @@ class StackSpec(Frozen):
 
     @model_validator(mode="after")
     def _consistent(self) -> "StackSpec":
-        if found := contradictions(self.services, self.docker_hosts):
+        if found := contradictions(self.services, self.docker_hosts, self.hosts):
             # pydantic knows no path for these: stack_text.faults takes it from the context.
             raise PydanticCustomError(
                 "inventory", "the inventory contradicts itself", {"faults": found}
@@ -103,55 +109,6 @@ def parse_stack(text: str, where: str = "stack.yaml") -> StackSpec:
         raise Permanent("\n".join(faults(e.errors(), StackSpec, document.at))) from None
 
 
-class Stack(Block):
-    """One platform's inventory. Services, Docker hosts and Slack are blocks of their own,
-    named `<stack>--<name>`, so that an operator can edit each in the UI.
-    """
-
-    model_config = ConfigDict(frozen=False)
-    _block_type_name = "Stack"
-    _block_type_slug = "stack"
-    _description = "The inventory of one LLM platform, written by `runbooks apply STACK.yaml`."
-
-    description: str = ""
-    timezone: str = "UTC"
-    schedules: bool = False
-    services: list[str] = Field(description="names of the vLLM server blocks, without the prefix")
-    docker_hosts: list[str] = []
-    slack: bool = Field(default=False, description="whether a Slack workspace block exists")
-    freeze: list[dict[str, Any]] = []
-    maintenance: list[dict[str, Any]] = []
-
-
-async def save_stack(spec: StackSpec) -> None:
-    """Register the inventory as Prefect blocks; running it twice changes nothing."""
-
-    async def save(block: type[Block], name: str, values: dict[str, Any]) -> None:
-        await block(**values).save(name, overwrite=True)
-
-    for name, host in spec.docker_hosts.items():
-        await save(DockerHost, block_name(spec.name, name), host.model_dump(mode="json"))
-    for name, service in spec.services.items():
-        await save(VllmServer, block_name(spec.name, name), service.model_dump(mode="json"))
-    if spec.slack:
-        await save(SlackWorkspace, spec.name, spec.slack.model_dump(mode="json"))
-    # Last, so that a stack that can be loaded is complete.
-    await save(
-        Stack,
-        spec.name,
-        {
-            "description": spec.description,
-            "timezone": spec.timezone,
-            "schedules": spec.schedules,
-            "services": list(spec.services),
-            "docker_hosts": list(spec.docker_hosts),
-            "slack": spec.slack is not None,
-            "freeze": [w.model_dump(mode="json") for w in spec.freeze],
-            "maintenance": [w.model_dump(mode="json") for w in spec.maintenance],
-        },
-    )
-
-
 def is_file(ref: str) -> bool:
     """Whether a `stack` parameter means a file rather than a registered name."""
     return ref.endswith((".yaml", ".yml"))
@@ -173,65 +130,3 @@ def read_stack_file(path: str | Path) -> StackSpec:
     except OSError as e:
         raise Permanent(f"{path}: cannot be read: {e.strerror}; give the inventory's file") from e
     return parse_stack(text, str(path))
-
-
-async def load_stack(ref: str) -> StackSpec:
-    """The inventory by registered name, or from a YAML file.
-
-    Raises:
-        Permanent: unknown name, unreadable file, or a block edited into nonsense.
-    """
-    if is_file(ref):
-        return read_stack_file(ref)
-    stack = await _load(Stack, ref) if is_slug(ref) else None
-    if stack is None:
-        raise Permanent(f"stack {ref!r} is not registered; run: runbooks apply STACK.yaml")
-    fields: dict[str, Any] = {
-        "name": ref,
-        **{k: v for k, v in stack.items() if k in _OF_STACK},
-        "services": await _parts(VllmServer, ref, stack.get("services")),
-        "docker_hosts": await _parts(DockerHost, ref, stack.get("docker_hosts")),
-        "slack": await _load(SlackWorkspace, ref) if stack.get("slack") else None,
-    }
-    try:
-        return StackSpec.model_validate(fields)
-    except ValidationError as e:
-        raise Permanent(
-            "\n".join(faults(e.errors(), StackSpec, lambda p: _block(ref, p)))
-        ) from None
-
-
-_OF_STACK = ("description", "timezone", "schedules", "freeze", "maintenance")
-
-
-def _block(ref: str, path: Sequence[Any]) -> str:
-    """Where in the Prefect UI the fault of a registered inventory is edited."""
-    kinds: dict[Any, type[Block]] = {"services": VllmServer, "docker_hosts": DockerHost}
-    if len(path) > 1 and path[0] in kinds:
-        return f"block {kinds[path[0]].get_block_type_slug()}/{block_name(ref, path[1])}"
-    kind = SlackWorkspace if path[:1] == ("slack",) else Stack
-    return f"block {kind.get_block_type_slug()}/{ref}"
-
-
-async def _parts(kind: type[Block], ref: str, names: Any) -> dict[str, Any]:
-    if not isinstance(names, list):
-        return {}
-    found = {}
-    for name in map(str, names):
-        found[name] = await _load(kind, block_name(ref, name))
-        if found[name] is None:
-            raise Permanent(
-                f"block {kind.get_block_type_slug()}/{block_name(ref, name)} does not exist, and "
-                f"stack {ref!r} names it; run: runbooks apply STACK.yaml"
-            )
-    return found
-
-
-async def _load(kind: type[Block], name: str) -> dict[str, Any] | None:
-    """The values of a block as they are stored: whoever edited them is told by our own rules."""
-    async with get_client() as client:
-        try:
-            found = await client.read_block_document_by_name(name, kind.get_block_type_slug())
-        except ObjectNotFound:
-            return None
-    return {k: v for k, v in found.data.items() if k in kind.model_fields}

@@ -30,10 +30,13 @@ def slug(value: str) -> str:
 
 
 def contradictions(
-    services: Mapping[str, Service], docker_hosts: Mapping[str, DockerHostSpec]
+    services: Mapping[str, Service],
+    docker_hosts: Mapping[str, DockerHostSpec],
+    hosts: Iterable[str] = (),
 ) -> Faults:
     """What no single value shows, as (path, what is wrong)."""
     found: Faults = [*_names("services", services), *_names("docker_hosts", docker_hosts)]
+    found += _names("hosts", hosts)
     if not services:
         found.append((("services",), "at least one service is needed"))
     known = ["local", *docker_hosts]
@@ -46,6 +49,13 @@ def contradictions(
             words = f"{service.runtime.host!r} is not under docker_hosts"
             words += f" (known: {', '.join(known)})"
             found.append((("services", name, "runtime", "host"), words))
+        if service.host and service.host not in hosts:
+            words = f"{service.host!r} is not under hosts (known: {', '.join(hosts) or 'none'})"
+            found.append((("services", name, "host"), words))
+        for model, backend in service.routes.items():
+            if backend not in services:
+                words = f"{backend!r} is no service here (known: {', '.join(services)})"
+                found.append((("services", name, "routes", model), words))
     return found + _shared(services, docker_hosts)
 
 
@@ -91,5 +101,5 @@ def _targets(
         engine = f"{queue} {address}" if address.startswith("unix://") else address
         container = service.runtime.container
         yield ("runtime", "container"), "container", ("container", engine, container)
-    if service.serving.kind != "arguments":
+    if hasattr(service.serving, "path"):
         yield ("serving", "path"), "file", ("file", queue, normpath(service.serving.path))

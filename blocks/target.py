@@ -8,7 +8,8 @@ from blocks.models import Frozen
 from blocks.runtime import Runtime
 from blocks.service import Service
 from blocks.slack_workspace import SlackSpec
-from blocks.stack import StackSpec, load_stack
+from blocks.stack import StackSpec
+from blocks.stack_blocks import load_stack
 from blocks.windows import Window
 
 

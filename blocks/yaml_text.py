@@ -15,7 +15,7 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from blocks.errors import Permanent
-from blocks.models import ServingConfig
+from blocks.models import SERVING_FIELDS, ServingConfig
 from blocks.service import YamlSource
 from blocks.serving_values import format_value, parse_value
 
@@ -67,7 +67,7 @@ def read_yaml(text: str, source: YamlSource) -> ServingConfig:
     """
     data = load_yaml(text, source.path)
     values: dict[str, Any] = {}
-    for field in ServingConfig.model_fields:
+    for field in SERVING_FIELDS:
         path = key_paths(data, source, field)
         value = _get(data, path)
         where = f"{source.path}: {'.'.join(path)}"

@@ -24,7 +24,8 @@ from prefect.events.schemas.automations import EventTrigger, Posture
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
 from blocks.errors import Permanent
-from blocks.stack import Stack, StackSpec, lock_name, save_stack
+from blocks.stack import StackSpec, lock_name
+from blocks.stack_blocks import Stack, save_stack
 from deployments.connection import POOL
 
 HEARTBEAT = "runbooks: crash the runs whose heartbeat stopped"

@@ -14,7 +14,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from blocks.errors import Permanent, Transient
-from blocks.stack import StackSpec, is_file, load_stack, read_stack_file
+from blocks.stack import StackSpec, is_file, read_stack_file
+from blocks.stack_blocks import load_stack
 from deployments.console import ENGINE_TALK, quieten
 from flows.decisions.diagnosis import Diagnosis
 from flows.report import Options, Report

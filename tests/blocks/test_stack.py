@@ -7,16 +7,8 @@ from typing import Any
 import pytest
 
 from blocks.errors import Permanent
-from blocks.stack import (
-    Stack,
-    StackSpec,
-    block_name,
-    load_stack,
-    lock_name,
-    parse_stack,
-    read_stack_file,
-    save_stack,
-)
+from blocks.stack import StackSpec, lock_name, parse_stack, read_stack_file
+from blocks.stack_blocks import Stack, block_name, load_stack, save_stack
 from blocks.stack_text import MAX_CHARACTERS, MAX_FAULTS
 from blocks.vllm_server import VllmServer
 from tests.conftest import PrefectServer
@@ -420,10 +412,10 @@ async def test_a_block_edited_into_nonsense_is_named(prefect_server: PrefectServ
     assert "services.a.policy.attempts: must be a whole number" in str(e.value)
     await edit(VllmServer, "edited--a", url="http://new:1", policy={"attempts": 2})
     assert (await load_stack("edited")).services["a"].url == "http://new:1"
-    await edit(Stack, "edited", timezone="Mars/X", services=["a", "gone"])
+    await edit(Stack, "edited", timezone="Mars/X", services={"a": "vllm", "gone": "vllm"})
     with pytest.raises(Permanent, match="block vllm-server/edited--gone does not exist"):
         await load_stack("edited")
-    await edit(Stack, "edited", services=["a"])
+    await edit(Stack, "edited", services={"a": "vllm"})
     with pytest.raises(Permanent, match="block stack/edited: timezone: 'Mars/X'"):
         await load_stack("edited")
 

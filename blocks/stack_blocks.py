@@ -1,0 +1,169 @@
+"""The inventory as Prefect blocks: saved by `runbooks apply`, edited in the UI, loaded by runs."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from prefect import get_client
+from prefect.blocks.core import Block
+from prefect.exceptions import ObjectNotFound
+from pydantic import ConfigDict, Field, ValidationError
+
+from blocks.alertmanager_server import AlertmanagerServer
+from blocks.docker_host import DockerHost
+from blocks.errors import Permanent
+from blocks.gpu_host import GpuHost
+from blocks.http_service import HttpService
+from blocks.litellm_proxy import LitellmProxy
+from blocks.prometheus_server import PrometheusServer
+from blocks.slack_workspace import SlackWorkspace
+from blocks.stack import StackSpec, is_file, read_stack_file
+from blocks.stack_rules import is_slug
+from blocks.stack_text import faults
+from blocks.vllm_server import VllmServer
+
+ENGINES: dict[str, type[Block]] = {"vllm": VllmServer, "litellm": LitellmProxy, "http": HttpService}
+MANY: dict[str, type[Block]] = {"docker_hosts": DockerHost, "hosts": GpuHost}
+"""Sections of named parts: each part is a block `<stack>--<name>`."""
+ONE: dict[str, type[Block]] = {
+    "slack": SlackWorkspace,
+    "prometheus": PrometheusServer,
+    "alertmanager": AlertmanagerServer,
+}
+"""Sections that are one block, named as the stack."""
+PLAIN = (
+    "description",
+    "timezone",
+    "schedules",
+    "freeze",
+    "maintenance",
+    "certificates",
+    "checks",
+    "token_limits",
+)
+"""What stands in the Stack block itself."""
+
+
+def block_name(stack: str, part: str) -> str:
+    """The name of the block of one part.
+
+    Two dashes, which no name contains: `a` + `b-c` and `a-b` + `c` are two blocks.
+    """
+    return f"{stack}--{part}"
+
+
+class Stack(Block):
+    """One platform's inventory. Its services, machines and servers are blocks of their own,
+    named `<stack>--<name>` or `<stack>`, so that an operator can edit each in the UI.
+    """
+
+    model_config = ConfigDict(frozen=False)
+    _block_type_name = "Stack"
+    _block_type_slug = "stack"
+    _description = "The inventory of one LLM platform, written by `runbooks apply STACK.yaml`."
+
+    description: str = ""
+    timezone: str = "UTC"
+    schedules: bool = False
+    services: dict[str, str] = Field(description="service -> its engine, which is its block's type")
+    docker_hosts: list[str] = []
+    hosts: list[str] = []
+    slack: bool = Field(default=False, description="whether a Slack workspace block exists")
+    prometheus: bool = Field(default=False, description="whether a Prometheus block exists")
+    alertmanager: bool = Field(default=False, description="whether an Alertmanager block exists")
+    certificates: list[str] = []
+    checks: dict[str, Any] = {}
+    token_limits: dict[str, Any] = {}
+    freeze: list[dict[str, Any]] = []
+    maintenance: list[dict[str, Any]] = []
+
+
+async def save_stack(spec: StackSpec) -> None:
+    """Register the inventory as Prefect blocks; running it twice changes nothing."""
+    values = spec.model_dump(mode="json")
+
+    async def save(block: type[Block], name: str, fields: dict[str, Any]) -> None:
+        await block(**fields).save(name, overwrite=True)
+
+    for name, service in spec.services.items():
+        kind = ENGINES[service.engine]
+        await save(kind, block_name(spec.name, name), values["services"][name])
+    for section, kind in MANY.items():
+        for name, part in values[section].items():
+            await save(kind, block_name(spec.name, name), part)
+    for section, kind in ONE.items():
+        if values[section]:
+            await save(kind, spec.name, values[section])
+    # Last, so that a stack that can be loaded is complete.
+    fields = {
+        **{k: values[k] for k in PLAIN},
+        **{k: list(values[k]) for k in MANY},
+        **{k: values[k] is not None for k in ONE},
+        "services": {name: service.engine for name, service in spec.services.items()},
+    }
+    await save(Stack, spec.name, fields)
+
+
+async def load_stack(ref: str) -> StackSpec:
+    """The inventory by registered name, or from a YAML file.
+
+    Raises:
+        Permanent: unknown name, unreadable file, or a block edited into nonsense.
+    """
+    if is_file(ref):
+        return read_stack_file(ref)
+    stack = await _load(Stack, ref) if is_slug(ref) else None
+    if stack is None:
+        raise Permanent(f"stack {ref!r} is not registered; run: runbooks apply STACK.yaml")
+    engines = stack.get("services")
+    if isinstance(engines, list):  # registered by 0.1, which knew vLLM servers only
+        engines = dict.fromkeys(map(str, engines), "vllm")
+    fields: dict[str, Any] = {
+        "name": ref,
+        **{k: v for k, v in stack.items() if k in PLAIN},
+        "services": {
+            name: await _part(ENGINES.get(str(engine), VllmServer), ref, name)
+            for name, engine in (engines if isinstance(engines, dict) else {}).items()
+        },
+    }
+    for section, kind in MANY.items():
+        names = stack.get(section)
+        fields[section] = {
+            name: await _part(kind, ref, name)
+            for name in map(str, names if isinstance(names, list) else [])
+        }
+    for section, kind in ONE.items():
+        fields[section] = await _load(kind, ref) if stack.get(section) else None
+    try:
+        return StackSpec.model_validate(fields)
+    except ValidationError as e:
+        raise Permanent(
+            "\n".join(faults(e.errors(), StackSpec, lambda p: _block(ref, p, engines)))
+        ) from None
+
+
+def _block(ref: str, path: Sequence[Any], engines: Any) -> str:
+    """Where in the Prefect UI the fault of a registered inventory is edited."""
+    head = path[0] if path else ""
+    if len(path) > 1 and (head == "services" or head in MANY):
+        kind = MANY.get(head) or ENGINES.get(str(dict(engines or {}).get(path[1])), VllmServer)
+        return f"block {kind.get_block_type_slug()}/{block_name(ref, path[1])}"
+    return f"block {ONE.get(head, Stack).get_block_type_slug()}/{ref}"
+
+
+async def _part(kind: type[Block], ref: str, name: str) -> dict[str, Any]:
+    if (found := await _load(kind, block_name(ref, name))) is None:
+        raise Permanent(
+            f"block {kind.get_block_type_slug()}/{block_name(ref, name)} does not exist, and "
+            f"stack {ref!r} names it; run: runbooks apply STACK.yaml"
+        )
+    return found
+
+
+async def _load(kind: type[Block], name: str) -> dict[str, Any] | None:
+    """The values of a block as they are stored: whoever edited them is told by our own rules."""
+    async with get_client() as client:
+        try:
+            found = await client.read_block_document_by_name(name, kind.get_block_type_slug())
+        except ObjectNotFound:
+            return None
+    return {k: v for k, v in found.data.items() if k in kind.model_fields}
