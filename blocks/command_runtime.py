@@ -9,6 +9,7 @@ import asyncio
 import os
 import shutil
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -16,9 +17,10 @@ from pydantic import TypeAdapter, ValidationError
 from blocks.command import capture, perform
 from blocks.command_status import read_status
 from blocks.errors import Permanent, RunbookError, Transient, Unsafe
-from blocks.models import Frozen, Receipt, ServiceState, ServingConfig
+from blocks.journal import home
+from blocks.models import Frozen, How, Receipt, ServiceState, ServingConfig
 from blocks.safe_file import directory_of
-from blocks.service import CommandRuntimeSpec, EnvFileSource, YamlSource
+from blocks.service import CommandRuntimeSpec, NoSource
 from blocks.serving_file import (
     FileSource,
     backup_directory,
@@ -32,7 +34,7 @@ from blocks.serving_file import (
     sha256_file,
 )
 
-_SOURCE: TypeAdapter[FileSource] = TypeAdapter(YamlSource | EnvFileSource)
+_SOURCE: TypeAdapter[FileSource] = TypeAdapter(FileSource)
 _LAST_OUTPUT = "last-command.log"
 
 
@@ -76,10 +78,13 @@ class CommandRuntime:
         """The serving config in the file. Raises Permanent as `read_file`."""
         return await asyncio.to_thread(read_file, self.source)
 
-    async def read_log(self, max_bytes: int = 4 * 1024 * 1024) -> bytes:
+    async def read_log(
+        self, max_bytes: int = 4 * 1024 * 1024, since: datetime | None = None
+    ) -> bytes:
         """The last `max_bytes` of what the logs command prints, stdout and stderr in order.
 
-        It may hold several starts: the diagnosis tells them apart.
+        It may hold several starts: the diagnosis tells them apart. How far back it goes is the
+        command's business, `since` or not.
 
         Raises:
             Transient: the command did not end in time.
@@ -96,7 +101,11 @@ class CommandRuntime:
             raise Permanent(self._failed("logs", self.spec.logs, done.code, done.out))
         return done.out
 
-    async def prepare(self, after: ServingConfig, run_id: str) -> Receipt:
+    async def image(self) -> str:
+        """Empty: a command does not tell."""
+        return ""
+
+    async def prepare(self, after: ServingConfig, run_id: str, how: How = "apply") -> Receipt:
         """Check that the file can be edited and the commands exist; back the file up.
 
         Raises:
@@ -108,13 +117,7 @@ class CommandRuntime:
         for argv in (self.spec.restart, self.spec.stop, self.spec.status):
             self._check_command(argv)
         before = await self.read_config()
-        if before == after:
-            raise Permanent(f"{self.service}: {self.source.path} is so already; nothing to change")
-        if not os.access(directory_of(self.source.path), os.W_OK):
-            raise Permanent(
-                f"{self.service}: {directory_of(self.source.path)} is not writable for the "
-                "worker's user; the file is replaced there by rename"
-            )
+        self._check_change(before, after, how)
         old, new = await asyncio.to_thread(preview_file, self.source, before, after)
         state = await self.state()
         if state.phase == "unknown":
@@ -124,7 +127,7 @@ class CommandRuntime:
             )
         backup = await asyncio.to_thread(backup_file, self.source, run_id)
         if await asyncio.to_thread(sha256_file, self.source) != old:
-            raise Unsafe("drifted", f"{self.source.path} changed while it was read; plan again")
+            raise Unsafe("drifted", f"{self._path} changed while it was read; plan again")
         undo = _Undo(
             source=self.source.model_dump(mode="json"),
             backup=backup,
@@ -168,8 +171,8 @@ class CommandRuntime:
     async def restore(self, receipt: Receipt) -> None:
         """Bring back the file, to the byte, then up (restart) or down (stop) as it was.
 
-        Idempotent, and right wherever `act` stopped. The restart is always done: a killed `act`
-        may have started the server from the edited file.
+        Idempotent, and right wherever `act` stopped. After an edit the restart is always done: a
+        killed `act` may have started the server from the edited file.
 
         Raises:
             Unsafe: `drifted`, somebody edited the file after `act`: their version is copied to
@@ -179,22 +182,24 @@ class CommandRuntime:
         """
         undo = self._undo(receipt)
         source = undo.file()
-        exists = await asyncio.to_thread(os.path.exists, source.path)
-        if exists:
-            now = await asyncio.to_thread(sha256_file, source)
-            if now not in (undo.sha256_before, undo.sha256_after):
-                await self._keep_foreign(source, now)
-        await asyncio.to_thread(
-            restore_file,
-            source,
-            undo.backup,
-            sha256_of_backup=undo.sha256_before,
-            expected_sha256=undo.sha256_after if exists else None,
-        )
-        if receipt.was_running:
-            await self._perform("restart", self.spec.restart, source)
-        else:
+        edited = undo.sha256_before != undo.sha256_after
+        if edited and not isinstance(source, NoSource):
+            exists = await asyncio.to_thread(os.path.exists, source.path)
+            if exists:
+                now = await asyncio.to_thread(sha256_file, source)
+                if now not in (undo.sha256_before, undo.sha256_after):
+                    await self._keep_foreign(source, now)
+            await asyncio.to_thread(
+                restore_file,
+                source,
+                undo.backup,
+                sha256_of_backup=undo.sha256_before,
+                expected_sha256=undo.sha256_after if exists else None,
+            )
+        if not receipt.was_running:
             await self._perform("stop", self.spec.stop, source)
+        elif edited or not (await self.state()).running:
+            await self._perform("restart", self.spec.restart, source)
 
     async def applied(self, receipt: Receipt) -> bool:
         """True when the file holds `after` and the server is not the process of `prepare`.
@@ -209,7 +214,7 @@ class CommandRuntime:
         undo = self._undo(receipt)
         now = await asyncio.to_thread(read_file, undo.file())
         planned = receipt.before.diff(receipt.after)
-        if any(getattr(now, field) != after for field, (_, after) in planned.items()):
+        if planned.keys() & now.diff(receipt.after).keys():
             return False
         if not undo.instance:
             return True
@@ -228,8 +233,28 @@ class CommandRuntime:
         except ValidationError as e:
             raise Permanent(
                 f"{self.service}: the journalled receipt is damaged ({e.error_count()} errors); "
-                f"bring {self.source.path} back by hand from {backup_directory(self.source)}"
+                f"bring {self._path or 'it'} back by hand"
             ) from None
+
+    @property
+    def _path(self) -> str:
+        return "" if isinstance(self.source, NoSource) else self.source.path
+
+    def _check_change(self, before: ServingConfig, after: ServingConfig, how: How) -> None:
+        if how == "recreate":
+            raise Permanent(f"{self.service}: a command cannot recreate it, only restart it")
+        if how == "restart":
+            if before != after:
+                raise Unsafe("drifted", f"{self._path} changed since the plan; plan again")
+            return
+        if before == after:
+            what = f"{self._path} is so already" if self._path else "it has no numbers"
+            raise Permanent(f"{self.service}: {what}; nothing to change")
+        if not os.access(directory_of(self._path), os.W_OK):
+            raise Permanent(
+                f"{self.service}: {directory_of(self._path)} is not writable for the "
+                "worker's user; the file is replaced there by rename"
+            )
 
     def _check_command(self, argv: Sequence[str]) -> None:
         name = argv[0]
@@ -247,12 +272,14 @@ class CommandRuntime:
         kept = kept or await asyncio.to_thread(backup_file, source, f"drifted-{sha256[:12]}")
         raise Unsafe(
             "drifted",
-            f"{self.service}: {source.path} was edited by somebody after the change; it is left as "
+            f"{self.service}: {self._path} was edited by somebody after the change; it is left as "
             f"it is (copy: {kept}); settle it by hand, then restart the service",
         )
 
     async def _perform(self, what: str, argv: Sequence[str], source: FileSource) -> None:
-        output = backup_directory(source) / _LAST_OUTPUT
+        # Without a file there are no backups to lay it by.
+        beside = home() / "services" / self.service if isinstance(source, NoSource) else None
+        output = (beside or backup_directory(source)) / _LAST_OUTPUT
         done = await perform(argv, cwd=self.spec.cwd, timeout_s=self.spec.timeout_s, output=output)
         if done.code:
             raise Permanent(self._failed(what, argv, done.code, done.out) + f" (all: {output})")

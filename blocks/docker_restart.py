@@ -12,6 +12,7 @@ from blocks.docker_host import Engine
 from blocks.docker_inspect import Doc, is_up, name_of
 from blocks.errors import Permanent, Transient, Unsafe
 from blocks.models import Frozen, ServingConfig
+from blocks.service import NoSource
 from blocks.serving_file import (
     FileSource,
     backup_file,
@@ -47,8 +48,8 @@ def prepare(
     """
     was, becomes = preview_file(source, before, after)
     backup = backup_file(source, run_id)
-    if hashlib.sha256(Path(backup).read_bytes()).hexdigest() != was:
-        raise Unsafe("drifted", f"{source.path} changed while it was read; plan again")
+    if backup and hashlib.sha256(Path(backup).read_bytes()).hexdigest() != was:
+        raise Unsafe("drifted", f"{_path(source)} changed while it was read; plan again")
     return RestartNote(
         container_id=doc["Id"],
         name=name_of(doc),
@@ -90,17 +91,17 @@ def restore(
         Permanent: container or backup are gone. Transient: restore again.
     """
     then = engine.inspect(note.container_id)
-    exists = Path(source.path).exists()
+    exists = not note.backup or Path(_path(source)).exists()
     now = sha256_file(source) if exists else None
     if now not in (None, note.before_sha256, note.after_sha256):
         raise Unsafe(
             "drifted",
-            f"{source.path} was edited by somebody since; it is not overwritten; the copy from "
+            f"{_path(source)} was edited by somebody since; it is not overwritten; the copy from "
             f"before is {note.backup}",
         )
     if now != note.before_sha256:
         if not Path(note.backup).is_file():
-            raise Permanent(f"the copy {note.backup} of {source.path} is gone; edit it by hand")
+            raise Permanent(f"the copy {note.backup} of {_path(source)} is gone; edit it by hand")
         engine.stop(note.container_id, stop_timeout_s)
         restore_file(source, note.backup, sha256_of_backup=note.before_sha256, expected_sha256=now)
     if was_running:
@@ -114,6 +115,10 @@ def restore(
             f"container {note.name} is {'up' if is_up(found) else 'down'}, which it was not "
             "before the change; undo again"
         )
+
+
+def _path(source: FileSource) -> str:
+    return "" if isinstance(source, NoSource) else source.path
 
 
 def applied(engine: Engine, note: RestartNote, source: FileSource) -> bool:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from datetime import datetime
 from typing import TypeVar
 
 from pydantic import ValidationError
@@ -14,8 +15,8 @@ from blocks.docker_host import Aborted, DockerHostSpec, Engine
 from blocks.docker_inspect import is_up, name_of, refusal, state_of
 from blocks.docker_successor import read_config
 from blocks.errors import Permanent, Unsafe
-from blocks.models import Receipt, ServiceState, ServingConfig
-from blocks.service import ArgumentsSource, DockerRuntimeSpec, ServingSource
+from blocks.models import How, Receipt, ServiceState, ServingConfig
+from blocks.service import ArgumentsSource, DockerRuntimeSpec, NoSource, ServingSource
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -55,22 +56,35 @@ class DockerRuntime:
         """
         return await self._run(self._read_config)
 
-    async def read_log(self, max_bytes: int = 4 * 1024 * 1024) -> bytes:
+    async def read_log(
+        self, max_bytes: int = 4 * 1024 * 1024, since: datetime | None = None
+    ) -> bytes:
         """The last `max_bytes` of what the latest start wrote, stdout and stderr as they came.
 
-        Works on a stopped container too. Holds about `max_bytes` in memory.
+        With `since`, of what every start wrote since then. Works on a stopped container too.
+        Holds about `max_bytes` in memory.
 
         Raises:
             Permanent: no such container, or its log driver cannot be read.
             Transient: the engine does not answer.
         """
-        return await self._run(lambda engine: self._read_log(engine, max_bytes))
+        return await self._run(lambda engine: self._read_log(engine, max_bytes, since))
 
     async def leftovers(self) -> list[str]:
         """Names of containers that an unfinished change of this service left behind."""
         return await self._run(self._leftovers)
 
-    async def prepare(self, after: ServingConfig, run_id: str) -> Receipt:
+    async def image(self) -> str:
+        """The image as the container was created from it, e.g. `vllm/vllm-openai:v0.9.2`.
+
+        Raises:
+            Permanent: no such container. Transient: the engine does not answer.
+        """
+        return await self._run(
+            lambda engine: str(engine.inspect(self.spec.container)["Config"].get("Image") or "")
+        )
+
+    async def prepare(self, after: ServingConfig, run_id: str, how: How = "apply") -> Receipt:
         """Check that `after` can be applied and undone; back a file up; change nothing else.
 
         Raises:
@@ -79,7 +93,7 @@ class DockerRuntime:
             Permanent: paused or dead, image deleted, arguments or file not editable.
             Transient: the engine does not answer.
         """
-        return await self._run(lambda engine: self._prepare(engine, after, run_id))
+        return await self._run(lambda engine: self._prepare(engine, after, run_id, how))
 
     async def act(self, receipt: Receipt) -> None:
         """Apply `receipt.after` and start the service; its health is not waited for.
@@ -156,13 +170,13 @@ class DockerRuntime:
             return read_config(engine.inspect(self.spec.container), self.source)
         return serving_file.read_file(self.source)
 
-    def _read_log(self, engine: Engine, max_bytes: int) -> bytes:
+    def _read_log(self, engine: Engine, max_bytes: int, since: datetime | None) -> bytes:
         doc = engine.inspect(self.spec.container)
-        since = docker_log.since(doc)
-        if since is None:
+        begin = f"{since.timestamp():.9f}" if since else docker_log.since(doc)
+        if begin is None:
             return b""
         try:
-            chunks = engine.logs(doc["Id"], since, docker_log.lines_for(max_bytes))
+            chunks = engine.logs(doc["Id"], begin, docker_log.lines_for(max_bytes))
             return docker_log.tail(docker_log.plain(doc, chunks), max_bytes)
         except Permanent as e:
             if "does not support reading" not in str(e):
@@ -178,10 +192,13 @@ class DockerRuntime:
         found = {name for item in engine.containers() for name in item.get("Names") or []}
         return sorted(name.lstrip("/") for name in mine & found)
 
-    def _prepare(self, engine: Engine, after: ServingConfig, run_id: str) -> Receipt:
+    def _prepare(self, engine: Engine, after: ServingConfig, run_id: str, how: How) -> Receipt:
         doc = engine.inspect(self.spec.container)
         source, name = self.source, name_of(doc)
-        if error := refusal(doc, recreate=isinstance(source, ArgumentsSource)):
+        anew = isinstance(source, ArgumentsSource) and how != "restart"
+        if how == "recreate" and not anew:
+            raise Permanent(f"{self.service}: its numbers are in a file; a restart reads them anew")
+        if error := refusal(doc, recreate=anew):
             raise error
         if left := self._leftovers(engine):
             raise Unsafe(
@@ -190,12 +207,16 @@ class DockerRuntime:
                 f"look: docker inspect {left[0]}; where no journal entry explains it, remove it",
             )
         note: recreate.RecreateNote | restart.RestartNote
-        if isinstance(source, ArgumentsSource):
-            before = read_config(doc, source)
+        before = self._read_config(engine)
+        if how == "apply" and before == after:
+            raise Permanent(f"{self.service}: it is so already; nothing to change")
+        if how != "apply" and before != after:
+            raise Unsafe("drifted", f"the numbers of {name} changed since the plan; plan again")
+        if isinstance(source, ArgumentsSource) and anew:
             note = recreate.prepare(engine, doc, source, before, after, run_id)
         else:
-            before = serving_file.read_file(source)
-            note = restart.prepare(doc, source, before, after, run_id)
+            file = NoSource(kind="none") if isinstance(source, ArgumentsSource) else source
+            note = restart.prepare(doc, file, before, after, run_id)
         return Receipt(
             runtime="docker",
             service=self.service,
@@ -211,7 +232,7 @@ class DockerRuntime:
         if isinstance(note, recreate.RecreateNote):
             recreate.act(engine, note, self._arguments(), before, after, wait)
         else:
-            restart.act(engine, note, self._file(), before, after, wait)
+            restart.act(engine, note, self._file(note), before, after, wait)
         _log.info("%s: container %s started with %s", self.service, note.name, before.diff(after))
 
     def _restore(self, engine: Engine, receipt: Receipt) -> None:
@@ -219,7 +240,7 @@ class DockerRuntime:
         if isinstance(note, recreate.RecreateNote):
             recreate.restore(engine, note, receipt.was_running, wait)
         else:
-            restart.restore(engine, note, self._file(), receipt.was_running, wait)
+            restart.restore(engine, note, self._file(note), receipt.was_running, wait)
         _log.info(
             "%s: container %s is back as it was, %s",
             self.service,
@@ -231,14 +252,16 @@ class DockerRuntime:
         note = _note(receipt)
         if isinstance(note, recreate.RecreateNote):
             return recreate.on_stage(engine, note)
-        return restart.applied(engine, note, self._file())
+        return restart.applied(engine, note, self._file(note))
 
     def _arguments(self) -> ArgumentsSource:
         if isinstance(self.source, ArgumentsSource):
             return self.source
         raise Permanent(_MOVED.format(service=self.service, was="arguments", now=self.source.kind))
 
-    def _file(self) -> serving_file.FileSource:
+    def _file(self, note: restart.RestartNote) -> serving_file.FileSource:
+        if not note.backup:  # a pure restart: no file was touched
+            return NoSource(kind="none")
         if not isinstance(self.source, ArgumentsSource):
             return self.source
         raise Permanent(_MOVED.format(service=self.service, was="a file", now="arguments"))

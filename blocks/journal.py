@@ -60,6 +60,15 @@ class Backup(Frozen):
     config: ServingConfig
 
 
+class Applied(Frozen):
+    """The config that the last change put in place and kept."""
+
+    config: ServingConfig
+    at: datetime
+    procedure: str
+    run_id: str
+
+
 class Degraded(Frozen):
     """A service that runs below what its operator asked for."""
 
@@ -203,6 +212,14 @@ class Journal:
             with contextlib.suppress(ValidationError, OSError):
                 found.append(Backup.model_validate_json(path.read_text(encoding="utf-8")))
         return found
+
+    def applied(self) -> Applied | None:
+        """What the last kept change applied; None when none was."""
+        return self._read("applied.json", Applied)
+
+    def save_applied(self, applied: Applied) -> None:
+        """Remember what is in place now: another config later on is somebody else's."""
+        self._write("applied.json", applied)
 
     def degraded(self) -> Degraded | None:
         """The mark set when a remediation lowered the config."""

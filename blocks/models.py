@@ -94,6 +94,11 @@ class Serving(Frozen):
     problem: str = ""
 
 
+How = Literal["apply", "restart", "recreate"]
+"""apply: put other numbers in place; restart: the same process or container, started anew;
+recreate: a new container from the old one's configuration."""
+
+
 class Receipt(Frozen):
     """What a runtime needs, in another process after a kill -9, to undo or to finish one act.
 

@@ -1,8 +1,9 @@
 """The one small protocol behind every way to run a service."""
 
+from datetime import datetime
 from typing import Protocol
 
-from blocks.models import Receipt, ServiceState, ServingConfig
+from blocks.models import How, Receipt, ServiceState, ServingConfig
 
 
 class Runtime(Protocol):
@@ -26,12 +27,24 @@ class Runtime(Protocol):
         """The serving config as written down where it lives (not as the server reports it)."""
         ...
 
-    async def read_log(self, max_bytes: int = 4 * 1024 * 1024) -> bytes:
-        """The last `max_bytes` of the log of the latest start."""
+    async def read_log(
+        self, max_bytes: int = 4 * 1024 * 1024, since: datetime | None = None
+    ) -> bytes:
+        """The last `max_bytes` of the log of the latest start; with `since`, of all since then."""
         ...
 
-    async def prepare(self, after: ServingConfig, run_id: str) -> Receipt:
-        """Check that `after` can be applied and undone; make the backup; change nothing else."""
+    async def image(self) -> str:
+        """The image as its container names it, e.g. `vllm/vllm-openai:v0.9.2`; else empty."""
+        ...
+
+    async def prepare(self, after: ServingConfig, run_id: str, how: How = "apply") -> Receipt:
+        """Check that `after` can be applied and undone; make the backup; change nothing else.
+
+        `restart` and `recreate` take the config as it is: `after` equals what is written down.
+
+        Raises:
+            Permanent: nothing to change, or this runtime has no such way (`recreate`).
+        """
         ...
 
     async def act(self, receipt: Receipt) -> None:

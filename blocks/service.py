@@ -142,6 +142,11 @@ class Model(Frozen):
     config_json: str | None = Field(
         default=None, description="path of the model's config.json, for the KV arithmetic"
     )
+    link: str | None = Field(
+        default=None,
+        description="symlink on the worker's host that names the model in use; a dangling one is "
+        "named as the cause, e.g. /opt/echo/vllm/current_model",
+    )
 
 
 class Slo(Frozen):

@@ -1,14 +1,13 @@
-"""The serving config in a YAML or .env file: read, edit, back up, bring back.
+"""The serving config in a YAML, LiteLLM or .env file: read, edit, back up, bring back.
 
 An edit changes the lines of its fields and no other byte, is checked before it is written,
 and is written whole or not at all. Backups lie beside the file, in `<file>.runbooks/`, named
 `<UTC time>-<run id>`, readable by the worker's user only since a .env file holds secrets.
+A service without a file (`NoSource`) has an empty config that cannot be changed, and no backups.
 These functions block: call them through `asyncio.to_thread`.
 """
 
 import contextlib
-import difflib
-import io
 import itertools
 import logging
 import os
@@ -17,18 +16,14 @@ import stat
 from datetime import UTC, datetime
 from pathlib import Path
 
-from dotenv import dotenv_values
-
-from blocks.env_text import edit_env, read_env, variable_of
 from blocks.errors import Permanent, Unsafe
 from blocks.models import Frozen, ServingConfig
 from blocks.safe_file import locked, read_bytes, replace_bytes, sha256, sync_directory, write_new
-from blocks.service import EnvFileSource, YamlSource
-from blocks.serving_values import check_edit, refuse_drift
-from blocks.yaml_text import edit_yaml, key_paths, load_yaml, read_yaml, without
+from blocks.service import EnvFileSource, LitellmSource, NoSource, YamlSource
+from blocks.serving_edit import edited, read_text
+from blocks.utf8 import decoded
 
-FileSource = YamlSource | EnvFileSource
-_BOM = "\ufeff"
+FileSource = YamlSource | EnvFileSource | LitellmSource | NoSource
 _STAMP = "%Y%m%dT%H%M%SZ"
 _BACKUP = re.compile(r"(\d{8}T\d{6}Z)-(.+?)(?:~(\d+))?")
 _log = logging.getLogger(__name__)
@@ -52,7 +47,9 @@ def read_file(source: FileSource) -> ServingConfig:
         Permanent: missing, no regular file, not UTF-8, not valid YAML, or a value that is none
             of its field's; names file, key and value, never the value of another variable.
     """
-    return _read(source, _decode(source.path, read_bytes(source.path)))
+    if isinstance(source, NoSource):
+        return ServingConfig()
+    return read_text(source, decoded(source.path, read_bytes(source.path)))
 
 
 def preview_file(
@@ -60,11 +57,16 @@ def preview_file(
 ) -> tuple[str, str]:
     """The sha256 of the file as it is, and as `edit_file` would leave it. Writes nothing.
 
+    The same one twice when `before` equals `after`; empty without a file.
+
     Raises:
         Permanent, Unsafe: as `edit_file`.
     """
+    if isinstance(source, NoSource):
+        _refuse_change(before, after)
+        return "", ""
     data = read_bytes(source.path)
-    return sha256(data), sha256(_edited(source, data, before, after))
+    return sha256(data), sha256(edited(source, data, before, after))
 
 
 def edit_file(
@@ -75,6 +77,8 @@ def edit_file(
     expected_sha256: str | None = None,
 ) -> None:
     """Change the fields that differ between `before` and `after`; every other line stays.
+
+    Nothing is written when none differs.
 
     Args:
         source: which file, and under which keys the fields stand.
@@ -87,23 +91,30 @@ def edit_file(
         Permanent: it cannot be read, or not edited without touching something else.
         Transient: the disk failed; the file is as it was.
     """
+    if isinstance(source, NoSource):
+        return _refuse_change(before, after)
     with locked(source.path):
         data = read_bytes(source.path)
         if expected_sha256 and sha256(data) != expected_sha256:
             raise Unsafe("drifted", f"{source.path} was edited since the plan; plan again")
-        replace_bytes(source.path, _edited(source, data, before, after), sha256(data))
+        new = edited(source, data, before, after)
+        if new != data:
+            replace_bytes(source.path, new, sha256(data))
 
 
 def backup_file(source: FileSource, run_id: str) -> str:
     """Copy the file to `<file>.runbooks/<YYYYMMDDTHHMMSSZ>-<run_id>`; return that path.
 
     A second copy in the same second gets `~2` at its end. The mode is the source's, without
-    group and others. The copy is on disk and read back when this returns.
+    group and others. The copy is on disk and read back when this returns. Without a file the
+    path is empty.
 
     Raises:
         Permanent: the file cannot be read or the directory not written.
         Transient: the disk failed.
     """
+    if isinstance(source, NoSource):
+        return ""
     with locked(source.path):
         data = read_bytes(source.path)
         mode = stat.S_IMODE(os.stat(source.path).st_mode) & 0o600 | 0o400
@@ -115,12 +126,14 @@ def backup_file(source: FileSource, run_id: str) -> str:
 def list_backups(source: FileSource) -> list[Backup]:
     """Backups, newest first. One that can no longer be read is left out, with a warning."""
     found: list[tuple[str, int, Backup]] = []
+    if isinstance(source, NoSource):
+        return []
     for path in _backup_paths(source):
         if not (match := _BACKUP.fullmatch(path.name)):
             continue
         try:
             data = read_bytes(str(path))
-            config = _read(source, _decode(str(path), data))
+            config = read_text(source, decoded(str(path), data))
         except Permanent as e:
             _log.warning("backup %s is left out: %s", path, e)
             continue
@@ -156,6 +169,10 @@ def restore_file(
         Unsafe: `drifted`, the file holds something else than `expected_sha256`.
         Transient: the disk failed; the file is as it was.
     """
+    if isinstance(source, NoSource):
+        if backup:
+            raise Permanent(f"{backup} is no backup: a service without a file has none")
+        return
     path = Path(backup)
     if path.parent != backup_directory(source) or not _BACKUP.fullmatch(path.name):
         raise Permanent(f"{backup} is no backup of {source.path}; choose one of list_backups")
@@ -190,12 +207,20 @@ def prune_backups(source: FileSource, keep: int = 20) -> list[str]:
 
 
 def sha256_file(source: FileSource) -> str:
-    """The sha256 of the file's content. Raises Permanent as `read_file`."""
+    """The sha256 of the file's content, empty without one. Raises Permanent as `read_file`."""
+    if isinstance(source, NoSource):
+        return ""
     return sha256(read_bytes(source.path))
 
 
 def backup_directory(source: FileSource) -> Path:
-    """`<file>.runbooks`, absolute; it exists once there was a backup."""
+    """`<file>.runbooks`, absolute; it exists once there was a backup.
+
+    Raises:
+        Permanent: there is no file.
+    """
+    if isinstance(source, NoSource):
+        raise Permanent("serving.kind none has no file, so no backups of it")
     return Path(os.path.abspath(source.path) + ".runbooks")
 
 
@@ -203,70 +228,17 @@ def _safe(run_id: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", run_id)[:80].strip(".-") or "run"
 
 
+def _refuse_change(before: ServingConfig, after: ServingConfig) -> None:
+    if changes := before.diff(after):
+        raise Permanent(
+            f"{', '.join(changes)} cannot be changed: serving.kind is none; name the file it is "
+            "written in under `serving`"
+        )
+
+
 def _backup_paths(source: FileSource) -> list[Path]:
+    if isinstance(source, NoSource):
+        return []
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         return list(backup_directory(source).iterdir())
     return []
-
-
-def _decode(path: str, data: bytes) -> str:
-    try:
-        return data.decode("utf-8").removeprefix(_BOM)
-    except UnicodeDecodeError as e:
-        raise Permanent(f"{path} is not UTF-8 (byte {e.start}); save it as UTF-8") from None
-
-
-def _read(source: FileSource, text: str) -> ServingConfig:
-    return read_yaml(text, source) if isinstance(source, YamlSource) else read_env(text, source)
-
-
-def _edited(
-    source: FileSource, content: bytes, before: ServingConfig, after: ServingConfig
-) -> bytes:
-    """The new content, proven to differ in the planned fields and in their lines only."""
-    old = _decode(source.path, content)
-    refuse_drift(before, after, _read(source, old), source.path)
-    fields = list(before.diff(after))
-    if isinstance(source, YamlSource):
-        new = edit_yaml(old, source, before, after)
-        rest_old, rest_new = load_yaml(old, source.path), load_yaml(new, source.path)
-        # Where the field stood and where it stands now: a first key decides on _ or -.
-        names = [key_paths(data, source, f) for data in (rest_old, rest_new) for f in fields]
-        for path in names:
-            rest_old, rest_new = without(rest_old, path), without(rest_new, path)
-    else:
-        new = edit_env(old, source, before, after)
-        names = [[variable_of(source, f)] for f in fields]
-        rest_old, rest_new = _others(old, names), _others(new, names)
-    check_edit(before, after, _read(source, new), source.path)
-    if repr(rest_old) != repr(rest_new):
-        raise Permanent(
-            f"{source.path}: {', '.join(fields)} cannot be changed without changing another key "
-            "(a shared anchor?); nothing was written; edit the file by hand"
-        )
-    if stray := _stray_line(old, new, [n for path in names for n in path]):
-        raise Permanent(
-            f"{source.path}: the edit would touch line {stray}, which is none of "
-            f"{', '.join(fields)}; nothing was written; edit the file by hand"
-        )
-    return (_BOM if content.startswith(_BOM.encode()) else "").encode() + new.encode()
-
-
-def _others(text: str, names: list[list[str]]) -> list[tuple[str, str | None]]:
-    found = dotenv_values(stream=io.StringIO(text), interpolate=False)
-    return [(k, v) for k, v in found.items() if [k] not in names]
-
-
-def _stray_line(old: str, new: str, names: list[str]) -> int | None:
-    """The first line (of `old`, from 1) that differs and names none of the changed keys."""
-    a, b = old.splitlines(), new.splitlines()
-    matcher = difflib.SequenceMatcher(None, a, b, autojunk=False)
-    for tag, a0, a1, b0, b1 in matcher.get_opcodes():
-        if tag == "equal":
-            continue
-        changed: list[tuple[str, ...]] = [(x,) for x in a[a0:a1] + b[b0:b1]]
-        if a1 - a0 == b1 - b0:  # line by line: a flow mapping names the key before or after only
-            changed = list(zip(a[a0:a1], b[b0:b1], strict=True))
-        if not all(any(n in line for n in names for line in lines) for lines in changed):
-            return a0 + 1
-    return None

@@ -112,12 +112,13 @@ def refuse_drift(before: ServingConfig, after: ServingConfig, now: ServingConfig
     Raises:
         Unsafe: `drifted`, with the first field that differs.
     """
-    for field, (planned, _) in before.diff(after).items():
-        if (found := getattr(now, field)) != planned:
-            raise Unsafe(
-                "drifted",
-                f"{at}: {field} is {found!r} now, the plan started from {planned!r}; plan again",
-            )
+    drifted = before.diff(now)
+    for field in before.diff(after).keys() & drifted.keys():
+        planned, found = drifted[field]
+        raise Unsafe(
+            "drifted",
+            f"{at}: {field} is {found!r} now, the plan started from {planned!r}; plan again",
+        )
 
 
 def check_edit(before: ServingConfig, after: ServingConfig, now: ServingConfig, at: str) -> None:
@@ -126,9 +127,10 @@ def check_edit(before: ServingConfig, after: ServingConfig, now: ServingConfig, 
     Raises:
         Permanent: it does not; nothing was changed.
     """
-    for field, (_, planned) in before.diff(after).items():
-        if (found := getattr(now, field)) != planned:
-            raise Permanent(
-                f"{at}: setting {field} to {planned!r} would read back as {found!r}; "
-                "nothing was changed; edit it by hand"
-            )
+    differs = after.diff(now)
+    for field in before.diff(after).keys() & differs.keys():
+        planned, found = differs[field]
+        raise Permanent(
+            f"{at}: setting {field} to {planned!r} would read back as {found!r}; "
+            "nothing was changed; edit it by hand"
+        )

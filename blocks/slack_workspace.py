@@ -16,6 +16,8 @@ from blocks.secret_ref import SecretRef, resolve
 
 SECTION_LIMIT = 3000
 """Characters of one section's text (Slack: Block Kit, section)."""
+BLOCKS_LIMIT = 50
+"""Blocks of one message, the header among them."""
 
 
 class SlackSpec(Frozen):
@@ -43,8 +45,9 @@ class SlackWorkspace(SlackSpec, Block):
 async def post(slack: SlackSpec, title: str, body: str, *, channel: str | None = None) -> str:
     """Post one message; returns its time stamp (`ts`).
 
-    Text over Slack's limit of 3,000 characters a section is cut with a note. `<` and `&` are
-    escaped: a log line must not mention @channel.
+    Each part of the body between empty lines is a section of its own. A section over Slack's
+    limit of 3,000 characters is cut with a note, and so are sections over its 50 blocks a
+    message. `<` and `&` are escaped: a log line must not mention @channel.
 
     Raises:
         Transient: Slack or the network did not answer, or said 429 (`retry_after_s`).
@@ -65,7 +68,10 @@ async def post(slack: SlackSpec, title: str, body: str, *, channel: str | None =
             text=_escaped(title)[:SECTION_LIMIT],
             blocks=[
                 {"type": "header", "text": {"type": "plain_text", "text": title[:150] or "-"}},
-                {"type": "section", "text": {"type": "mrkdwn", "text": _section(body)}},
+                *(
+                    {"type": "section", "text": {"type": "mrkdwn", "text": text}}
+                    for text in _sections(body)
+                ),
             ],
         )
     except SlackApiError as e:
@@ -94,6 +100,14 @@ _PASSING = ("ratelimited", "rate_limited", "internal_error", "fatal_error", "ser
 
 def _escaped(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;")
+
+
+def _sections(body: str) -> list[str]:
+    texts = [_section(part) for part in body.split("\n\n") if part.strip()] or ["-"]
+    room = BLOCKS_LIMIT - 1
+    if len(texts) <= room:
+        return texts
+    return [*texts[: room - 1], f"… and {len(texts) - room + 1} more; see the record"]
 
 
 def _section(body: str) -> str:

@@ -1,12 +1,13 @@
 """One service with everything an adapter needs, and the way to its runtime."""
 
+from blocks import http_service, litellm_proxy, vllm_server
 from blocks.command_runtime import CommandRuntime
 from blocks.docker_host import DockerHostSpec
 from blocks.docker_runtime import DockerRuntime
 from blocks.errors import Permanent
-from blocks.models import Frozen
+from blocks.models import Frozen, Serving
 from blocks.runtime import Runtime
-from blocks.service import Service
+from blocks.service import ArgumentsSource, Service
 from blocks.slack_workspace import SlackSpec
 from blocks.stack import StackSpec
 from blocks.stack_blocks import load_stack
@@ -63,6 +64,19 @@ def runtime_of(target: Target) -> Runtime:
     service = target.service
     if service.runtime.kind == "docker":
         return DockerRuntime(target.label, service.runtime, service.serving, target.docker_host)
-    if service.serving.kind == "arguments":
+    if isinstance(service.serving, ArgumentsSource):
         raise Permanent(f"{target.label}: a command runtime needs serving.kind yaml or env-file")
     return CommandRuntime(target.label, service.runtime, service.serving)
+
+
+async def answers(target: Target) -> Serving:
+    """What the service answers now, asked as its engine is asked; never raises for a sick one.
+
+    Raises:
+        Permanent: the API key cannot be resolved.
+    """
+    if target.service.engine == "vllm":
+        return await vllm_server.observe(target.service)
+    if target.service.engine == "litellm":
+        return await litellm_proxy.observe(target.service)
+    return await http_service.observe(target.service)

@@ -96,7 +96,7 @@ def edit_yaml(text: str, source: YamlSource, before: ServingConfig, after: Servi
         if not isinstance(root, MappingNode):  # empty, or only comments
             root = MappingNode("tag:yaml.org,2002:map", [])
         words = source.value_map.get(field, {})
-        start, end, new = _edit_one(text, root, path, value, words, where)
+        start, end, new = edit_one(text, root, path, value, words, where)
         text = text[:start] + new + text[end:]
     return text
 
@@ -137,9 +137,22 @@ def _get(data: Any, path: Sequence[str]) -> Any:
     return data
 
 
-def _edit_one(
+def edit_one(
     text: str, root: MappingNode, path: Sequence[str], value: Any, words: dict[str, str], where: str
 ) -> tuple[int, int, str]:
+    """The edit that sets one value: from and to which character, and what stands there instead.
+
+    Args:
+        text: the document.
+        root: its composed mapping.
+        path: keys, and positions in lists, on the way to the value.
+        value: None removes the value with its key.
+        words: vLLM's value -> the file's word.
+        where: what to name in an error.
+
+    Raises:
+        Permanent: a form that cannot be edited without touching something else.
+    """
     holder: Node = root
     for depth, name in enumerate(path):
         if isinstance(holder, SequenceNode):

@@ -97,7 +97,8 @@ async def _incident(console: Console, box: Sandbox, ui: str) -> int:
     from deployments.bootstrap import register
     from deployments.console import show
     from deployments.running import Request, run_there
-    from deployments.scenarios import SERVICE, load_one, stage
+    from deployments.scenarios import SERVICE, load_one
+    from deployments.staging import stage
     from flows.decisions.diagnosis import diagnose
     from flows.report import Options
 
@@ -121,7 +122,7 @@ async def _incident(console: Console, box: Sandbox, ui: str) -> int:
     quiet = Console(quiet=True)  # its log is in the UI; here it is told
     with console.status("diagnosing, deciding, acting, verifying ..."):
         report = await run_there(request, quiet)
-    if report.verdict != "passed" or not report.attempts:
+    if not isinstance(report, Report) or report.verdict != "passed" or not report.attempts:
         show(report, console)
         console.print(f"[red]the verdict was {report.verdict}[/], see {home() / 'logs'}")
         return 1

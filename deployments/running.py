@@ -3,6 +3,7 @@
 import asyncio
 import getpass
 import importlib
+import json
 import socket
 import time
 from dataclasses import dataclass
@@ -18,7 +19,11 @@ from blocks.stack import StackSpec, is_file, read_stack_file
 from blocks.stack_blocks import load_stack
 from deployments.console import ENGINE_TALK, quieten
 from flows.decisions.diagnosis import Diagnosis
+from flows.platform_report import PlatformReport, together
 from flows.report import Options, Report
+
+AnyReport = Report | PlatformReport
+"""Of one service, or of a whole platform."""
 
 
 def procedures() -> dict[str, str]:
@@ -146,7 +151,7 @@ async def _inventory(request: Request) -> StackSpec | None:
     return spec
 
 
-async def run_here(request: Request) -> Report:
+async def run_here(request: Request) -> AnyReport:
     """Run in this process; Ctrl-C undoes what was begun."""
     quieten()
     flow = load_flow(request.procedure)
@@ -154,12 +159,12 @@ async def run_here(request: Request) -> Report:
     parameters = request.parameters(flow, spec)
     state = await flow(**parameters, return_state=True)
     report = await state.result(raise_on_failure=False)
-    if isinstance(report, Report):
+    if isinstance(report, AnyReport):
         return report
     raise Permanent(f"{request.procedure} did not get to a verdict: {state.message}")
 
 
-async def run_there(request: Request, console: Console) -> Report:
+async def run_there(request: Request, console: Console) -> AnyReport:
     """Submit to the server and follow until it ends; Ctrl-C leaves the run going."""
     from prefect import get_client
     from prefect.exceptions import ObjectNotFound
@@ -218,7 +223,8 @@ async def _follow(client: Any, run_id: Any, console: Console) -> Any:
         await asyncio.sleep(0.3)
 
 
-async def _read_report(client: Any, run_id: Any) -> Report | None:
+async def _read_report(client: Any, run_id: Any) -> AnyReport | None:
+    """The record of a run: several platforms of one run are one report again."""
     from prefect.client.schemas.filters import (
         ArtifactFilter,
         ArtifactFilterFlowRunId,
@@ -231,12 +237,12 @@ async def _read_report(client: Any, run_id: Any) -> Report | None:
             type=ArtifactFilterType(any_=["result"]),
         )
     )
-    for artifact in found:
-        if str(artifact.key or "").endswith("-data"):
-            # The server hands JSON data back as its text.
-            read = Report.model_validate_json if isinstance(artifact.data, str) else None
-            return (read or Report.model_validate)(artifact.data)
-    return None
+    data = [a.data for a in found if str(a.key or "").endswith("-data")]
+    # The server hands JSON data back as its text.
+    values = [json.loads(d) if isinstance(d, str) else d for d in data]
+    if platforms := [PlatformReport.model_validate(v) for v in values if "findings" in v]:
+        return together(sorted(platforms, key=lambda r: r.stack))
+    return Report.model_validate(values[0]) if values else None
 
 
 async def recent(limit: int) -> list[dict[str, Any]]:

@@ -1,14 +1,12 @@
 """Scenarios: a failure, what triggers it, and what must come of it; played on the sandbox."""
 
 import asyncio
-import io
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
 
-import httpx
 from pydantic import Field, ValidationError
 from ruamel.yaml import YAML
 
@@ -16,7 +14,7 @@ from blocks.errors import GuardReason, Permanent
 from blocks.journal import Verdict
 from blocks.ladder import Ladder
 from blocks.models import Frozen
-from blocks.stack import StackSpec, parse_stack
+from blocks.stack import StackSpec
 from blocks.target import load_target
 from deployments.sandbox.local import Sandbox
 from flows.decisions.health import judge
@@ -26,6 +24,17 @@ from tasks.reads import look
 
 FOLDER = Path(__file__).with_name("sandbox") / "scenarios"
 SERVICE = "wintermute"
+
+
+class Proxy(Frozen):
+    """A LiteLLM proxy in front of the server."""
+
+    limits: dict[str, int] = Field(
+        default={}, description="max_input_tokens, tpm, rpm, ... of the one model it serves"
+    )
+    params: dict[str, Any] = Field(default={}, description="fields of ProxySettings")
+    allowed_fails: int = Field(default=0, description="failures before its backend rests")
+    cooldown_s: float = Field(default=30, description="how long a backend rests, seconds")
 
 
 class Platform(Frozen):
@@ -38,6 +47,9 @@ class Platform(Frozen):
     restart: str = "no"
     ladder: Ladder = Ladder()
     policy: dict[str, Any] = {}
+    slo: dict[str, float] = Field(default={}, description="objectives, as in the inventory")
+    proxy: Proxy | None = Field(default=None, description="a LiteLLM proxy, named motoko")
+    model_link: bool = Field(default=False, description="the model is named by a symlink")
 
 
 class Trigger(Frozen):
@@ -45,6 +57,11 @@ class Trigger(Frozen):
 
     requests: int = Field(default=0, ge=0, le=1000, description="completions sent to it")
     faults: dict[str, Any] = Field(default={}, description="injected after it failed")
+    passing_faults: dict[str, Any] = Field(default={}, description="the same; a restart ends them")
+    break_link: bool = Field(default=False, description="the model's symlink loses its target")
+    stop: bool = Field(default=False, description="its process is killed")
+    proxy_requests: int = Field(default=0, ge=0, le=1000, description="sent through the proxy")
+    traffic: int = Field(default=0, ge=0, le=64, description="clients while the procedure runs")
     until: Literal["exited", "loading", "serving"] = "exited"
 
 
@@ -70,6 +87,8 @@ class Scenario(Frozen):
     platform: Platform = Platform()
     trigger: Trigger = Trigger()
     procedure: str = "remediate-oom"
+    service: str = Field(default=SERVICE, description="which service it is run on")
+    parameters: dict[str, Any] = Field(default={}, description="further ones of the procedure")
     expect: Expectation
 
 
@@ -104,69 +123,11 @@ def load_all() -> list[Scenario]:
     return [load_one(p.stem) for p in sorted(FOLDER.glob("*.yaml"))]
 
 
-def inventory(scenario: Scenario, box: Sandbox) -> StackSpec:
-    """The stack of a scenario's platform, as a user would write it; also written to a file."""
-    platform = scenario.platform
-    document = box.stack("sandbox")
-    document["services"][SERVICE] |= {
-        "served_model_name": SERVICE,
-        "gpu": {"name": "stand-in RTX 3060", "vram_gib": 12},
-        "ladder": platform.ladder.model_dump(mode="json"),
-        "policy": {
-            "autonomy": "auto",
-            "cooldown_s": 0,
-            "start_timeout_s": 20,
-            "stabilisation_s": 1,
-            "decode_timeout_s": 2,
-            "poll_s": 0.3,
-            **platform.policy,
-        },
-    }
-    text = io.StringIO()
-    YAML().dump(document, text)
-    (box.dir / "stack.yaml").write_text(text.getvalue(), encoding="utf-8")
-    return parse_stack(text.getvalue())
-
-
-async def stage(scenario: Scenario, box: Sandbox) -> StackSpec:
-    """Build the platform and let it fail."""
-    platform, trigger = scenario.platform, scenario.trigger
-    box.add_vllm(
-        SERVICE,
-        style=platform.style,
-        preset=platform.preset,
-        serving=platform.serving,
-        params=platform.params,
-        restart=platform.restart,
-    )
-    await asyncio.to_thread(box.start, SERVICE)
-    if trigger.requests or trigger.until == "serving":
-        await asyncio.to_thread(box.wait_serving, SERVICE, 20)
-    await _send(box.services[SERVICE].url, trigger.requests)
-    if trigger.until == "exited":
-        await asyncio.to_thread(box.wait_exited, SERVICE, 20)
-    if trigger.faults:
-        await asyncio.to_thread(lambda: box.fault(SERVICE, **trigger.faults))
-    return inventory(scenario, box)
-
-
-async def _send(url: str, count: int) -> None:
-    """Requests that may well kill it; their answers do not matter."""
-    async with httpx.AsyncClient(base_url=url, timeout=5, trust_env=False) as client:
-        for _ in range(count):
-            try:
-                await client.post(
-                    "/v1/completions",
-                    json={"model": SERVICE, "prompt": "hello", "max_tokens": 4},
-                )
-            except httpx.HTTPError:
-                return
-
-
 async def play(scenario: Scenario, *, keep: bool = False) -> Played:
     """Play one scenario in this process and compare the outcome with the expectation."""
     from deployments.bootstrap import register
     from deployments.running import load_flow
+    from deployments.staging import stage, traffic
 
     box = Sandbox.create(tempfile.mkdtemp(prefix=f"runbooks-{scenario.name}-"))
     try:
@@ -175,7 +136,9 @@ async def play(scenario: Scenario, *, keep: bool = False) -> Played:
         await register(spec)
         flow = load_flow(scenario.procedure)
         options = Options(actor="scenario", source="cli")
-        state = await flow(stack=spec.name, service=SERVICE, options=options, return_state=True)
+        more = {"service": scenario.service, **scenario.parameters, "options": options}
+        async with traffic(scenario, box):
+            state = await flow(stack=spec.name, **more, return_state=True)
         report = await state.result(raise_on_failure=False)
         if not isinstance(report, Report):
             raise Permanent(f"{scenario.name}: no verdict, {state.message}")

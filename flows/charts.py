@@ -2,6 +2,7 @@
 
 import base64
 import io
+import textwrap
 from itertools import groupby
 from typing import Any
 
@@ -71,7 +72,8 @@ def _bar(axis: Any, row: int, attempt: Attempt) -> None:
         zorder=3,
         clip_on=False,
     )
-    note = attempt.plan.summary()
+    note = textwrap.shorten(attempt.plan.summary(), 90, placeholder=" …")
     if (first := attempt.verification.first_token_s) is not None:
         note += f"   first token after {first:.1f} s"
-    axis.text(0, row - 0.27, note, fontsize=8, va="bottom", ha="left")
+    # Outside the layout: a long plan must not squeeze the bars to nothing.
+    axis.text(0, row - 0.27, note, fontsize=8, va="bottom", ha="left").set_in_layout(False)

@@ -4,7 +4,9 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from uuid import UUID
 
+from prefect.client.schemas.objects import ConcurrencyLeaseHolder
 from prefect.concurrency.asyncio import (
     AcquireConcurrencySlotTimeoutError,
     ConcurrencySlotAcquisitionError,
@@ -13,7 +15,7 @@ from prefect.concurrency.asyncio import (
 from prefect.logging import get_run_logger
 
 from blocks.errors import Permanent, Unsafe
-from blocks.journal import Act, Degraded, Verdict
+from blocks.journal import Act, Applied, Degraded, Verdict
 from blocks.models import Receipt
 from blocks.stack import lock_name
 from blocks.target import runtime_of
@@ -48,6 +50,8 @@ async def holding(run: Run) -> AsyncIterator[None]:
                 timeout_seconds=6,  # a busy server (SQLite) takes seconds to answer
                 lease_duration=LEASE_S,
                 strict=True,
+                # Its name on the lease: the sweep frees what an ended run still holds.
+                holder=ConcurrencyLeaseHolder(type="flow_run", id=UUID(run.run_id)),
                 raise_on_lease_renewal_failure=False,
             )
             await slot.__aenter__()
@@ -81,7 +85,7 @@ async def _reconcile(run: Run) -> None:
     if entry.phase == "verified" and await runtime.applied(entry.receipt):
         await keep_config(run.target, entry.receipt)
         did, verdict = "finished (it was verified)", "passed"
-        settle_mark(run, entry.procedure, entry.run_id, entry.receipt)
+        settle(run, entry.procedure, entry.run_id, entry.receipt)
     else:
         await restore_config(run.target, entry.receipt)
     run.journal.finish(
@@ -98,18 +102,26 @@ async def _reconcile(run: Run) -> None:
     get_run_logger().warning("%s: %s", run.target.label, note)
 
 
-def settle_mark(run: Run, procedure: str, run_id: str, receipt: Receipt) -> None:
-    """Set or clear the degraded mark for a change that stays; before its entry is dropped, so
-    that a kill loses neither.
+def settle(run: Run, procedure: str, run_id: str, receipt: Receipt) -> None:
+    """Write down that a change stays: what is in place, and whether it is less than asked for.
 
-    A remediation leaves the service below what its operator asked for; a change asked for by
-    the operator, and a restoration with nothing left to give back, end that state.
+    Before its entry is dropped, so that a kill loses neither. A remediation leaves the service
+    below what its operator asked for; a change asked for by the operator, and a restoration
+    with nothing left to give back, end that state. A restart changes neither.
     """
+    if receipt.before == receipt.after:
+        return
+    now = datetime.now(UTC)
+    run.journal.save_applied(
+        Applied(config=receipt.after, at=now, procedure=procedure, run_id=run_id)
+    )
+    if run.target.service.engine != "vllm":
+        return  # a proxy's limits go back with rollback-serving
     if procedure.startswith("remediate-"):
         run.journal.mark_degraded(
             Degraded(
                 original=receipt.before,
-                since=datetime.now(UTC),
+                since=now,
                 procedure=procedure,
                 run_id=run_id,
             )

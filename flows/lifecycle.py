@@ -6,6 +6,7 @@ the recorded state, or finishes a change that was already verified.
 """
 
 import time
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
 from blocks.errors import Permanent, RunbookError, Unsafe
@@ -16,7 +17,7 @@ from flows.decisions.diagnosis import Diagnosis
 from flows.decisions.guard import Act as EarlierAct
 from flows.decisions.guard import AttemptPolicy, Intent, check
 from flows.decisions.plan import Plan
-from flows.holding import settle_mark
+from flows.holding import settle
 from flows.interruption import to_its_end
 from flows.report import Attempt, Verification
 from flows.run import Run, examine
@@ -35,7 +36,7 @@ def guarded(run: Run, plan: Plan, *, needs_window: bool = False) -> None:
     refusal = check(
         Intent(
             actor=run.options.actor,
-            autonomy=policy.autonomy_of(run.procedure),
+            autonomy=policy.autonomy_of(plan.procedure),
             approval=run.options.approval,
             plan_digest=plan.digest,
             expected_duration_s=policy.start_timeout_s + policy.stabilisation_s,
@@ -61,7 +62,13 @@ def guarded(run: Run, plan: Plan, *, needs_window: bool = False) -> None:
         raise Unsafe(refusal.reason, refusal.message)
 
 
-async def attempt(run: Run, plan: Plan, *, needs_window: bool = False) -> Attempt:
+Proof = Callable[[Verification], Awaitable[Verification]]
+"""A further proof that a change helped, asked for once the service is verified to decode."""
+
+
+async def attempt(
+    run: Run, plan: Plan, *, needs_window: bool = False, proof: Proof | None = None
+) -> Attempt:
     """Carry out one plan, verify it, and undo it unless it is proved good.
 
     The caller holds the service (`holding`). Whatever interrupts it, Ctrl-C and SIGTERM
@@ -76,12 +83,13 @@ async def attempt(run: Run, plan: Plan, *, needs_window: bool = False) -> Attemp
     if (now := await runtime.read_config()) != plan.before:
         differs = ", ".join(now.diff(plan.before))
         raise Unsafe("drifted", f"{differs} changed since the plan was made; plan again")
-    receipt = await runtime.prepare(plan.after, run.run_id)
-    run.journal.save_backup(run.run_id, run.procedure, plan.before)
+    receipt = await runtime.prepare(plan.after, run.run_id, plan.how)
+    if plan.how == "apply":
+        run.journal.save_backup(run.run_id, plan.procedure, plan.before)
     run.journal.begin(
         Entry(
             run_id=run.run_id,
-            procedure=run.procedure,
+            procedure=plan.procedure,
             actor=run.options.actor or "unknown",
             at=datetime.now(UTC),
             phase="intent",
@@ -94,23 +102,25 @@ async def attempt(run: Run, plan: Plan, *, needs_window: bool = False) -> Attemp
         await apply_config(run.target, receipt)
         act_s = round(time.monotonic() - began, 3)
         verification = await verify(run.target, plan.after)
+        if proof and verification.outcome == "passed":
+            verification = await proof(verification)
         passed = verification.outcome == "passed"
         after = None if passed else await _diagnose_failure(run)
     except Unsafe:
         run.journal.abandon()  # only `act` refuses so late, and it does before it touches anything
         raise
     except RunbookError as e:
-        undo = await to_its_end(_undo(run, receipt, "error"))
+        undo = await to_its_end(_undo(run, plan, receipt, "error"))
         raise type(e)(f"{e}; {undo}") from e
     except BaseException:
         # Ctrl-C, SIGTERM, cancellation: no Prefect call may stand between us and the undo.
-        await to_its_end(_undo(run, receipt, "error", as_task=False))
+        await to_its_end(_undo(run, plan, receipt, "error", as_task=False))
         raise
     if passed:
         # Proved good: what interrupts now comes too late to undo it.
         return await to_its_end(_keep(run, plan, receipt, verification, act_s), then_stop=False)
     verdict: Verdict = "failed" if verification.outcome == "failed" else "inconclusive"
-    undo = await to_its_end(_undo(run, receipt, verdict))
+    undo = await to_its_end(_undo(run, plan, receipt, verdict))
     done = Attempt(
         plan=plan,
         verification=verification,
@@ -129,8 +139,8 @@ async def _keep(
     run.journal.advance("verified")
     try:
         await keep_config(run.target, receipt)
-        settle_mark(run, run.procedure, run.run_id, receipt)
-        run.journal.finish(_act(run, "passed"))
+        settle(run, plan.procedure, run.run_id, receipt)
+        run.journal.finish(_act(run, plan, "passed"))
     except RunbookError as e:
         # Verified and serving: the verdict stands; the next run finishes the tidying.
         run.notes.append(f"the way back could not be cleared yet ({e}); the next run will")
@@ -148,7 +158,9 @@ async def _diagnose_failure(run: Run) -> Diagnosis | None:
         return None
 
 
-async def _undo(run: Run, receipt: Receipt, verdict: Verdict, *, as_task: bool = True) -> str:
+async def _undo(
+    run: Run, plan: Plan, receipt: Receipt, verdict: Verdict, *, as_task: bool = True
+) -> str:
     """Put the recorded state back and say how that went.
 
     Raises:
@@ -170,10 +182,10 @@ async def _undo(run: Run, receipt: Receipt, verdict: Verdict, *, as_task: bool =
             f"UNDO FAILED on {run.target.label}: {', '.join(back.diff(receipt.before))} differ "
             "from the recorded config. Look at the service now"
         )
-    run.journal.finish(_act(run, verdict))
+    run.journal.finish(_act(run, plan, verdict))
     up = "up" if receipt.was_running else "down"
     return f"undone: the recorded config is back, the service is {state.phase} (was {up})"
 
 
-def _act(run: Run, verdict: Verdict) -> Act:
-    return Act(at=datetime.now(UTC), procedure=run.procedure, run_id=run.run_id, verdict=verdict)
+def _act(run: Run, plan: Plan, verdict: Verdict) -> Act:
+    return Act(at=datetime.now(UTC), procedure=plan.procedure, run_id=run.run_id, verdict=verdict)

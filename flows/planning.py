@@ -17,11 +17,26 @@ def plan_only(run: Run) -> bool:
 
 
 def make_plan(
-    run: Run, before: ServingConfig, after: ServingConfig, *, reason: str, **words: Any
+    run: Run,
+    before: ServingConfig,
+    after: ServingConfig,
+    *,
+    reason: str,
+    procedure: str = "",
+    **words: Any,
 ) -> Plan:
-    """The plan of one change of this run's service."""
+    """The plan of one change of this run's service.
+
+    Args:
+        run: whose service is changed.
+        before: what is written down now.
+        after: what is to be.
+        reason: why, with its evidence.
+        procedure: under whose autonomy and name it acts; default: the run's own.
+        words: further fields of the plan.
+    """
     return Plan(
-        procedure=run.procedure,
+        procedure=procedure or run.procedure,
         stack=run.target.stack,
         service=run.target.name,
         before=before,

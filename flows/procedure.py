@@ -10,7 +10,8 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from blocks.errors import RunbookError, Unsafe
-from blocks.target import load_target
+from blocks.stack_blocks import load_stack
+from blocks.target import target_of
 from flows.record import publish
 from flows.report import Options, Report
 from flows.run import Run
@@ -24,10 +25,11 @@ async def perform(procedure: str, stack: str, service: str, options: Options, bo
     A refusal becomes `blocked` with its reason, a failure to act `error`; only an unknown
     stack or service raises. A record that cannot be published never changes the verdict.
     """
-    target = await load_target(stack, service)
+    spec = await load_stack(stack)
+    target = target_of(spec, service)
     if "auto-scheduled" in (flow_run.tags or ()):
         options = options.model_copy(update={"source": "schedule", "actor": "schedule"})
-    run = Run(procedure, target, options, run_id=str(flow_run.id))
+    run = Run(procedure, target, options, run_id=str(flow_run.id), spec=spec)
     await _tag(run)
     try:
         report = await body(run)

@@ -141,6 +141,8 @@ def plan_table(plan: Plan) -> str:
 
 
 def _changes(plan: Plan) -> str:
+    if plan.how != "apply":
+        return f"**{plan.how.capitalize()}**, with the numbers it has."
     rows = [
         f"| `{name}` | {_cell(shown(before))} | **{_cell(shown(after))}** |"
         for name, (before, after) in plan.changes.items()

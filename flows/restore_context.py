@@ -6,6 +6,7 @@ from prefect.states import Completed
 
 from blocks.journal import Verdict, degraded_services
 from flows.decisions.step_down import step_back
+from flows.follow_up import align_after
 from flows.holding import holding
 from flows.lifecycle import attempt
 from flows.planning import make_plan, plan_only
@@ -91,4 +92,5 @@ async def _step_up(run: Run) -> Report:
             f"{plan.summary()} did not hold ({done.verification.reason}); {done.undo}",
             next_step="it stays degraded; make room on the GPU before the next window",
         )
+    await align_after(run)
     return run.report("passed", f"{plan.summary()}; decoding, and stable")

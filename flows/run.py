@@ -10,7 +10,8 @@ from prefect.logging import get_run_logger
 from blocks.errors import GuardReason
 from blocks.journal import Journal, Verdict
 from blocks.models import ServiceState
-from blocks.target import Target, runtime_of
+from blocks.stack import StackSpec
+from blocks.target import Target, runtime_of, target_of
 from flows.decisions.diagnosis import Diagnosis, diagnose
 from flows.decisions.health import Health, judge
 from flows.decisions.plan import Plan
@@ -27,6 +28,7 @@ class Run:
     target: Target
     options: Options
     run_id: str
+    spec: StackSpec
     began: float = field(default_factory=time.monotonic)
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     seen: str = ""
@@ -40,6 +42,16 @@ class Run:
     def journal(self) -> Journal:
         """The journal of this service on this host."""
         return Journal(self.target.stack, self.target.name)
+
+    def on(self, service: str, procedure: str) -> "Run":
+        """The same run on another service of the stack: it has its own lock and journal.
+
+        Raises:
+            Permanent: no such service.
+        """
+        options = self.options.model_copy(update={"approval": ""})
+        target = target_of(self.spec, service)
+        return Run(procedure, target, options, run_id=self.run_id, spec=self.spec)
 
     def report(
         self,

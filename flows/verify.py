@@ -14,6 +14,7 @@ def expectation(target: Target, config: ServingConfig) -> Expectation:
     return Expectation(
         model_id=target.service.served_model_name or config.served_model_name,
         max_model_len=config.max_model_len,
+        decodes=target.service.engine != "http",
     )
 
 

@@ -1,6 +1,7 @@
 """Observing tasks: read-only, retried when transient, never cached."""
 
 import asyncio
+from datetime import datetime
 from typing import Any
 
 from prefect import task
@@ -9,8 +10,7 @@ from prefect.logging import get_run_logger
 
 from blocks.errors import RunbookError, Transient
 from blocks.models import Frozen, ServiceState, Serving, ServingConfig
-from blocks.target import Target, runtime_of
-from blocks.vllm_server import observe
+from blocks.target import Target, answers, runtime_of
 
 
 async def is_transient(_task: Any, _run: Any, state: Any) -> bool:
@@ -40,7 +40,7 @@ async def look(target: Target) -> tuple[ServiceState, Serving | None]:
         state = ServiceState(phase="unknown", detail=str(e))
     if state.phase in ("exited", "missing"):
         return state, None
-    return state, await observe(target.service)
+    return state, await answers(target)
 
 
 @task(
@@ -78,6 +78,6 @@ async def read_service(target: Target) -> Observation:
     timeout_seconds=120,
     retry_condition_fn=is_transient,
 )
-async def read_log(target: Target) -> bytes:
-    """The last 4 MiB of the log of the latest start."""
-    return await runtime_of(target).read_log()
+async def read_log(target: Target, since: datetime | None = None) -> bytes:
+    """The last 4 MiB of the log of the latest start; with `since`, of all since then."""
+    return await runtime_of(target).read_log(since=since)

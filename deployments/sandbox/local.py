@@ -8,85 +8,34 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
+from deployments.sandbox import litellm_settings, local_hosts, local_litellm, vllm_settings
+from deployments.sandbox.local_service import (
+    LITELLM_KEY,
+    ConfigStyle,
+    LocalService,
+    SandboxError,
+    as_text,
+    free_port,
+)
+from deployments.sandbox.local_vllm import SERVING, write_config
 from deployments.sandbox.processes import write_json
-from deployments.sandbox.vllm_settings import coerce
 
-ConfigStyle = Literal["yaml", "env-file", "arguments"]
+__all__ = ["ConfigStyle", "SERVING", "LocalService", "Sandbox", "SandboxError", "free_port"]
+
 SERVER = Path(__file__).with_name("vllm_server.py")
-SERVING: dict[str, Any] = {
-    "model": "/models/wintermute-tiny",
-    "served_model_name": "wintermute",
-    "max_model_len": 8192,
-    "gpu_memory_utilization": 0.92,
-    "max_num_seqs": 8,
-}
-"""What a stand-in serves unless told otherwise."""
-_VARIABLES = {"model": "MODEL_NAME"}
-
-
-class SandboxError(RuntimeError):
-    """The sandbox itself did not do as told."""
-
-
-@dataclass(frozen=True)
-class LocalService:
-    """One stand-in and everything that reaches it."""
-
-    name: str
-    port: int
-    directory: Path
-    style: ConfigStyle
-    config: Path | None
-    """The file its numbers live in; None for `arguments`."""
-    keys: dict[str, str] = field(default_factory=dict)
-    """Serving field -> key or variable of the file."""
-
-    @property
-    def url(self) -> str:
-        """Base URL."""
-        return f"http://127.0.0.1:{self.port}"
-
-    def argv(self, verb: str, *more: str) -> list[str]:
-        """The supervisor's command line: start, stop, restart, status, logs or fault."""
-        return [
-            sys.executable,
-            "-m",
-            "deployments.sandbox.supervisor",
-            "--dir",
-            str(self.directory.parent),
-            verb,
-            self.name,
-            *more,
-        ]
-
-    def fragment(self) -> dict[str, Any]:
-        """Its entry under `services:` of a stack.yaml."""
-        runtime: dict[str, Any] = {"kind": "command", "status_format": "json"}
-        runtime |= {verb: self.argv(verb) for verb in ("restart", "stop", "status", "logs")}
-        serving: dict[str, Any] = {"kind": self.style}
-        if self.config:
-            serving |= {"path": str(self.config), "key_map": self.keys}
-        return {"url": self.url, "runtime": runtime, "serving": serving}
-
-
-def free_port() -> int:
-    """A port nobody listens on now."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
+PROXY = Path(__file__).with_name("litellm_server.py")
+HOSTS = "hosts"
 
 
 class Sandbox:
@@ -144,48 +93,115 @@ class Sandbox:
             restart: `no` or `on-failure:N`.
             arguments: further flags, e.g. `--api-key secret`.
         """
+        home, port = self._place(name, port)
+        wanted = {k: v for k, v in {**SERVING, **(serving or {})}.items() if v is not None}
+        written = write_config(home, style, wanted, keys or {})
+        flags = [*written.flags, "--host", "127.0.0.1", "--port", str(port), *arguments]
+        faults = vllm_settings.coerce(params or {})
+        env = {"SANDBOX_PRESET": preset, **written.env}
+        env |= {f"SANDBOX_{k.upper()}": as_text(v) for k, v in faults.items()}
+        spec: dict[str, Any] = {"port": port, "restart": restart, "cwd": str(home), "env": env}
+        if style == "env-file":
+            spec["env_file"] = str(written.config)
+        spec["argv"] = [sys.executable, str(SERVER), *flags]
+        write_json(home / "service.json", spec)
+        served = str(wanted.get("served_model_name") or wanted.get("model", ""))
+        service = LocalService(name, port, home, style, written.config, written.keys, served=served)
+        self.services[name] = service
+        return service
+
+    def _place(self, name: str, port: int | None) -> tuple[Path, int]:
+        """A service's directory, and its port: the given one, or one that nobody has."""
+        if name == HOSTS:
+            raise SandboxError(f"{name!r} is the folder of the host readings; name it otherwise")
         home = self.dir / name
         home.mkdir(parents=True, exist_ok=True)
         used = {s.port for s in self.services.values()}
         while not port or port in used:
             port = free_port()
-        wanted = {k: v for k, v in {**SERVING, **(serving or {})}.items() if v is not None}
-        flags = ["--host", "127.0.0.1", "--port", str(port), *arguments]
-        env: dict[str, str] = {"SANDBOX_PRESET": preset}
-        env |= {f"SANDBOX_{k.upper()}": _text(v) for k, v in coerce(params or {}).items()}
-        spec: dict[str, Any] = {"port": port, "restart": restart, "cwd": str(home), "env": env}
-        config: Path | None = None
-        names: dict[str, str] = {}
-        if style == "arguments":
-            flags = [*_flags(wanted), *flags]
-        elif style == "yaml":
-            config = home / "config.yaml"
-            names = {f: (keys or {}).get(f, f.replace("_", "-")) for f in wanted}
-            config.write_text(
-                "# vLLM server arguments\n"
-                + "".join(f"{names[f]}: {_text(v)}\n" for f, v in wanted.items()),
-                encoding="utf-8",
-            )
-            env["SANDBOX_CONFIG_KEYS"] = json.dumps({names[f]: f for f in wanted})
-            flags = ["--config", str(config), *flags]
-        else:
-            config = home / ".env"
-            names = {f: _VARIABLES.get(f, f.upper()) for f in wanted}
-            config.write_text(
-                "# vLLM server settings\n"
-                + "".join(f"{names[f]}={_text(v)}\n" for f, v in wanted.items()),
-                encoding="utf-8",
-            )
-            spec["env_file"] = str(config)
-        spec["argv"] = [sys.executable, str(SERVER), *flags]
+        return home, port
+
+    def add_litellm(
+        self,
+        name: str,
+        models: Mapping[str, local_litellm.Model | Sequence[local_litellm.Model]],
+        *,
+        port: int | None = None,
+        master_key: str | None = None,
+        params: Mapping[str, Any] | None = None,
+        allowed_fails: int = 3,
+        cooldown_time: float = 5,
+        restart: str = "no",
+    ) -> LocalService:
+        """Describe one stand-in LiteLLM proxy; it is not started.
+
+        Args:
+            name: directory and service name.
+            models: alias -> limits and `backend`, the name of a service added before (see
+                `local_litellm.config_text`).
+            port: fixed port; else a free one.
+            master_key: the key it asks for; None: none.
+            params: faults, fields of `litellm_settings.ProxySettings`.
+            allowed_fails: failures within a minute before a deployment rests.
+            cooldown_time: how long it rests, seconds.
+            restart: `no` or `on-failure:N`.
+
+        Raises:
+            SandboxError: an unknown backend or limit, or a second master key.
+        """
+        others = {s.master_key for s in self.services.values() if s.master_key}
+        if master_key and others - {master_key}:
+            raise SandboxError(f"{name}: all proxies share one master key, ${{{LITELLM_KEY}}}")
+        text = local_litellm.config_text(
+            models,
+            self.services,
+            master_key=master_key,
+            allowed_fails=allowed_fails,
+            cooldown_time=cooldown_time,
+        )
+        home, port = self._place(name, port)
+        config = home / "config.yaml"
+        config.write_text(text, encoding="utf-8")
+        faults = litellm_settings.coerce(params or {})
+        flags = ["--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
+        spec = {
+            "argv": [sys.executable, str(PROXY), *flags],
+            "port": port,
+            "restart": restart,
+            "cwd": str(home),
+            "env": {f"SANDBOX_{k.upper()}": as_text(v) for k, v in faults.items()},
+        }
         write_json(home / "service.json", spec)
-        service = LocalService(name, port, home, style, config, names)
+        service = LocalService(
+            name, port, home, "litellm", config, engine="litellm", master_key=master_key or ""
+        )
         self.services[name] = service
         return service
 
+    def environ(self) -> dict[str, str]:
+        """The variables that the inventory's references are resolved from."""
+        found = {s.master_key for s in self.services.values() if s.master_key}
+        return {LITELLM_KEY: found.pop()} if found else {}
+
+    def host(self, name: str, **values: Any) -> dict[str, Any]:
+        """Set readings of a host, healthy and with two GPUs at first (`local_hosts`)."""
+        return local_hosts.write_reading(self._host_file(name), values)
+
+    def host_fragment(self, name: str) -> dict[str, Any]:
+        """Its entry under `hosts:` of a stack.yaml."""
+        return {"kind": "command", "argv": ["cat", str(self._host_file(name))]}
+
+    def _host_file(self, name: str) -> Path:
+        return self.dir / HOSTS / f"{name}.json"
+
     def stack(self, name: str = "sandbox") -> dict[str, Any]:
         """A stack.yaml of everything in here."""
-        return {"name": name, "services": {n: s.fragment() for n, s in self.services.items()}}
+        document: dict[str, Any] = {"name": name}
+        hosts = sorted(p.stem for p in (self.dir / HOSTS).glob("[!.]*.json"))
+        if hosts:
+            document["hosts"] = {h: self.host_fragment(h) for h in hosts}
+        document["services"] = {n: s.fragment() for n, s in self.services.items()}
+        return document
 
     def run(self, name: str, verb: str, *more: str) -> subprocess.CompletedProcess[str]:
         """One supervisor command; its exit code is the caller's to judge."""
@@ -204,7 +220,7 @@ class Sandbox:
         return done.stdout
 
     def start(self, name: str, *, ready_s: float = 0) -> None:
-        """Start; with `ready_s`, wait so long for /health."""
+        """Start; with `ready_s`, wait so long until it serves."""
         self._do(name, "start")
         if ready_s:
             self.wait_serving(name, ready_s)
@@ -214,7 +230,7 @@ class Sandbox:
         self._do(name, "stop")
 
     def restart(self, name: str, *, ready_s: float = 0) -> None:
-        """Stop and start; with `ready_s`, wait so long for /health."""
+        """Stop and start; with `ready_s`, wait so long until it serves."""
         self._do(name, "restart")
         if ready_s:
             self.wait_serving(name, ready_s)
@@ -230,18 +246,20 @@ class Sandbox:
 
     def fault(self, name: str, *, clear: bool = False, **faults: Any) -> dict[str, Any]:
         """Set faults of a running or stopped stand-in; None removes one, `clear` all others."""
+        proxy = self.services[name].engine == "litellm"
+        coerce = litellm_settings.coerce if proxy else vllm_settings.coerce
         coerce({k: v for k, v in faults.items() if v is not None and k != "preset"})
         values = [f"{k}={'' if v is None else json.dumps(v)}" for k, v in faults.items()]
         more = ["--clear"] if clear else []
-        data: dict[str, Any] = json.loads(self._do(name, "fault", *more, *values))
+        data: dict[str, Any] = json.loads(self._do(name, "fault", *values, *more))
         return data
 
     def wait_serving(self, name: str, timeout_s: float = 10) -> None:
-        """Until /health answers 200; SandboxError when the process ends or the time is up."""
+        """Until it answers 200; SandboxError when the process ends or the time is up."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             try:
-                with urllib.request.urlopen(f"{self.services[name].url}/health", timeout=1):  # noqa: S310 - our own URL
+                with urllib.request.urlopen(self.services[name].health_url, timeout=1):  # noqa: S310 - our own URL
                     return
             except (urllib.error.URLError, OSError):
                 if self.status(name)["phase"] == "exited":
@@ -266,18 +284,3 @@ class Sandbox:
         ]
         for process in running:
             process.wait(timeout=30)
-
-
-def _text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _flags(wanted: Mapping[str, Any]) -> list[str]:
-    flags: list[str] = []
-    for name, value in wanted.items():
-        flag = f"--{name.replace('_', '-')}"
-        if isinstance(value, bool):
-            flags += [flag] if value else []
-        else:
-            flags += [flag, str(value)]
-    return flags

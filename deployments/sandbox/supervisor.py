@@ -197,6 +197,9 @@ def parser() -> argparse.ArgumentParser:
     logs.add_argument("name")
     logs.add_argument("--all", action="store_true")
     logs.add_argument("--previous", action="store_true", help="the start before this one")
+    logs.add_argument(
+        "--restarts", action="store_true", help="with the starts that the policy made it replace"
+    )
     logs.add_argument("--since", help="only starts that still wrote at this time (epoch, ISO 8601)")
     logs.add_argument("--tail", type=int, default=0)
     fault = verbs.add_parser("fault", help="KEY=VALUE sets, KEY= removes; values are JSON or text")
@@ -217,6 +220,8 @@ def _print_logs(service: Service, args: argparse.Namespace) -> None:
     files = service.logs()
     if args.previous:
         files = files[-2:-1]
+    elif args.restarts:
+        files = files[-(int(service.state.get("restarts", 0)) + 1) :]
     elif args.since:
         at = args.since
         since = float(at) if at.replace(".", "", 1).isdecimal() else _epoch(at)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
@@ -144,9 +145,11 @@ class Api:
         while self._source.current().frozen_metrics:  # noqa: ASYNC110 - a file changes
             await asyncio.sleep(0.05)
         self._engine.refresh()
-        return Response(
-            200, self._metrics.text().encode(), "text/plain; version=1.0.0; charset=utf-8"
+        s = self._source.current()
+        page = self._metrics.text(
+            old=s.old_metric_names, without=s.metrics_without, empty=s.histograms_empty
         )
+        return Response(200, page.encode(), "text/plain; version=1.0.0; charset=utf-8")
 
     async def _faults(self, request: Request) -> Response:
         if not request.peer[0].startswith(_LOOPBACK):
@@ -159,6 +162,12 @@ class Api:
         return as_json(vars(self._source.current()))
 
     async def _models(self, _: Request) -> Response:
+        if dangling(self._root):
+            text.asgi_failed(
+                "FileNotFoundError: [Errno 2] No such file or directory: "
+                f"'{self._root}/config.json'"
+            )
+            return Response(500, b"Internal Server Error", "text/plain; charset=utf-8")
         served = self._source.current().served_max_model_len or self._max_len
         return as_json(models(self._names, self._root, served, self._created))
 
@@ -276,6 +285,11 @@ class Api:
         if usage:
             yield event({**frame, "choices": [], "usage": usage_of(jobs)})
         yield b"data: [DONE]\n\n"
+
+
+def dangling(model: str) -> bool:
+    """True for a link whose target is gone; a name that is no path at all is none."""
+    return os.path.islink(model) and not os.path.exists(model)
 
 
 async def _quiet(work: Awaitable[None]) -> bool:

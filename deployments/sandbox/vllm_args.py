@@ -4,10 +4,17 @@ Standard library only. A flag that vLLM does not know, or has dropped, is refuse
 does it, with exit code 2.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING or __package__:
+    from deployments.sandbox.processes import read_env_file
+else:
+    from processes import read_env_file
 
 _ENV = {
     "MODEL_NAME": "model",
@@ -22,6 +29,11 @@ _ENV = {
     "QUANTIZATION": "quantization",
     "DTYPE": "dtype",
 }
+_NO_FLAG = tuple(
+    "CUDA_ HF_ LD_ NCCL_ NVIDIA_ OMP_ PYTHON PYTORCH_ RAY_ SANDBOX_ TOKENIZER TORCH_ TRANSFORMERS_ "
+    "VLLM_".split()
+)
+"""Variables that configure a library, not a flag."""
 _KV_DTYPES = ["auto", "float16", "bfloat16", "fp8", "fp8_e4m3", "fp8_e5m2"]
 _DTYPES = ["auto", "half", "float16", "bfloat16", "float", "float32"]
 _VALUED = """allowed-headers allowed-methods allowed-origins attention-backend block-size
@@ -119,6 +131,9 @@ def _as_flags(values: Mapping[str, str]) -> list[str]:
 def parse(argv: Sequence[str], environ: Mapping[str, str]) -> argparse.Namespace:
     """The arguments: command line over the YAML file over the environment.
 
+    Every variable of the file named by `SANDBOX_ENV_FILE` is a flag, as with an entrypoint script
+    that turns variables into arguments; those of a library (`_NO_FLAG`) are not.
+
     A file whose keys are not vLLM's is read through `SANDBOX_CONFIG_KEYS`, a JSON object from
     the file's key to vLLM's.
 
@@ -130,6 +145,10 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> argparse.Namespace
     known, _ = p.parse_known_args(flags)
     from_env = {k.replace("_", "-"): environ[e] for e, k in _ENV.items() if environ.get(e)}
     from_file: dict[str, str] = {}
+    if environ.get("SANDBOX_ENV_FILE"):
+        own = read_env_file(environ["SANDBOX_ENV_FILE"])
+        extra = {k: v for k, v in own.items() if k not in _ENV and not k.startswith(_NO_FLAG)}
+        from_env |= {k.lower().replace("_", "-"): v for k, v in extra.items()}
     if known.config:
         try:
             from_file = read_yaml(known.config)

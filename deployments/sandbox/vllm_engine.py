@@ -160,7 +160,7 @@ class Engine:
         while job.produced < want:
             step = 1
             if job.produced:
-                speed = max(0.1, self._source.current().tokens_per_s)
+                speed = self._speed()
                 step = max(1, min(want - job.produced, int(speed * _SLICE_S)))
                 await self._pause(step / speed)
                 now = time.monotonic()
@@ -172,6 +172,12 @@ class Engine:
             yield step
         job.finish = "length" if want == job.max_tokens else "stop"
         self._measure(job, started, first, last)
+
+    def _speed(self) -> float:
+        """Tokens per second of one sequence, in the crowd that runs now."""
+        s = self._source.current()
+        crowd = max(0, len(self._running) - s.latency_free_seqs) if s.latency_free_seqs else 0
+        return max(0.1, s.tokens_per_s / (1 + crowd * s.latency_slowdown))
 
     def _measure(self, job: Job, started: float, first: float, last: float) -> None:
         m = self._metrics

@@ -102,3 +102,11 @@ HTTP: list[tuple[str, str, str, str]] = [
      "Latency with only few buckets by handler. Made to be only used if aggregation by handler is "
      "important. ", ".1 .5 1"),
 ]
+# fmt: on
+OLD_NAMES = {
+    "kv_cache_usage_perc": "gpu_cache_usage_perc",
+    "inter_token_latency_seconds": "time_per_output_token_seconds",
+    "prefix_cache_queries": "gpu_prefix_cache_queries",
+    "prefix_cache_hits": "gpu_prefix_cache_hits",
+}
+"""Families that vLLM renamed with 0.10: name today -> name before."""

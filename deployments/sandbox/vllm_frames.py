@@ -190,6 +190,12 @@ OUTPUT: list[Frame] = [
     ("v:v1/engine/core_client.py", 1196, "get_output_async",
      "raise self._format_exception(outputs) from None"),
 ]
+MODELS: list[Frame] = [
+    ("v:entrypoints/openai/models/api_router.py", 29, "show_available_models",
+     "models_ = await handler.show_available_models()"),
+    ("v:entrypoints/openai/models/serving.py", 120, "show_available_models",
+     "config = get_config(self.model_config.model)"),
+]
 # fmt: on
 
 

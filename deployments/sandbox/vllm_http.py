@@ -44,6 +44,8 @@ class Response:
     headers: dict[str, str] = field(default_factory=dict)
     stream: AsyncGenerator[bytes, None] | None = None
     sent: int = 0
+    head: list[tuple[str, str]] | None = None
+    """The whole head, for a server that is not vLLM; content-length and all."""
 
 
 class BadRequest(Exception):
@@ -136,6 +138,11 @@ async def _read_body(reader: asyncio.StreamReader, headers: dict[str, str]) -> b
 def head_of(response: Response, keep_alive: bool) -> bytes:
     """Status line and headers, in uvicorn's order."""
     phrase = HTTPStatus(response.status).phrase
+    if response.head is not None:
+        rows = [f"HTTP/1.1 {response.status} {phrase}", *(f"{k}: {v}" for k, v in response.head)]
+        rows += [] if response.stream is None else ["transfer-encoding: chunked"]
+        rows += [] if keep_alive else ["connection: close"]
+        return ("\r\n".join(rows) + "\r\n\r\n").encode("latin-1")
     lines = [
         f"HTTP/1.1 {response.status} {phrase}",
         f"date: {formatdate(usegmt=True)}",

@@ -13,9 +13,9 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING or __package__:
-    from deployments.sandbox.vllm_families import HTTP, VLLM
+    from deployments.sandbox.vllm_families import HTTP, OLD_NAMES, VLLM
 else:
-    from vllm_families import HTTP, VLLM
+    from vllm_families import HTTP, OLD_NAMES, VLLM
 
 try:
     import resource
@@ -55,9 +55,11 @@ class Family:
         self.values[key] += value * times
         self.counts[key][bisect.bisect_left(self.bounds, value)] += times
 
-    def lines(self) -> Iterable[str]:
-        """The family in the text format."""
-        name = self.name + "_total" if self.kind == "c" else self.name
+    def lines(self, shown: str = "", *, empty: bool = False) -> Iterable[str]:
+        """The family in the text format, under another name, or a histogram without counts."""
+        base = shown or self.name
+        empty = empty and self.kind == "h"
+        name = base + "_total" if self.kind == "c" else base
         yield f"# HELP {name} {self.help}"
         yield f"# TYPE {name} {_KINDS[self.kind]}"
         for key, value in self.values.items():
@@ -66,17 +68,17 @@ class Family:
                 continue
             total = 0
             for bound, count in zip([*self.bounds, float("inf")], self.counts[key], strict=True):
-                total += count
+                total += 0 if empty else count
                 if self.kind == "h":
                     le = "+Inf" if bound == float("inf") else repr(bound)
                     yield f"{name}_bucket{_show(tuple(sorted((*key, ('le', le)))))} {float(total)}"
             yield f"{name}_count{_show(key)} {float(total)}"
-            yield f"{name}_sum{_show(key)} {value!r}"
+            yield f"{name}_sum{_show(key)} {0.0 if empty else value!r}"
         if self.kind != "g":
-            yield f"# HELP {self.name}_created {self.help}"
-            yield f"# TYPE {self.name}_created gauge"
+            yield f"# HELP {base}_created {self.help}"
+            yield f"# TYPE {base}_created gauge"
             for key, at in self.created.items():
-                yield f"{self.name}_created{_show(key)} {at!r}"
+                yield f"{base}_created{_show(key)} {at!r}"
 
 
 def _show(key: Labels) -> str:
@@ -149,11 +151,21 @@ class Metrics:
             labels(handler=handler, method=method), seconds
         )
 
-    def text(self) -> str:
-        """The whole page."""
+    def text(self, *, old: bool = False, without: str = "", empty: bool = False) -> str:
+        """The whole page.
+
+        Args:
+            old: names of vLLM before 0.10 where they differ.
+            without: comma list of families to leave out, by either name.
+            empty: every histogram reads zero.
+        """
+        hidden = {_bare(name.strip()) for name in without.split(",")}
         lines = [*self._process()]
-        for family in (*self._vllm.values(), *self._http.values()):
-            lines.extend(family.lines())
+        for name, family in (*self._vllm.items(), *self._http.items()):
+            shown = OLD_NAMES.get(name, name) if old else name
+            if not {_bare(shown), _bare(name)} & hidden:
+                prefix = "vllm:" if name in self._vllm else ""
+                lines.extend(family.lines(prefix + shown, empty=empty))
         return "\n".join(lines) + "\n"
 
     def _process(self) -> Iterable[str]:
@@ -196,6 +208,10 @@ class Metrics:
             yield f"# HELP process_{name} {help_}"
             yield f"# TYPE process_{name} {kind}"
             yield f"process_{name} {float(number)!r}"
+
+
+def _bare(name: str) -> str:
+    return name.removeprefix("vllm:").removesuffix("_total")
 
 
 def _resident() -> float:

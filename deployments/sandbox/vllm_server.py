@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING or __package__:
     from deployments.sandbox import vllm_args, vllm_errors, vllm_frames, vllm_memory, vllm_text
-    from deployments.sandbox.vllm_api import Api
+    from deployments.sandbox.vllm_api import Api, dangling
     from deployments.sandbox.vllm_engine import Engine, host_oom, start_fault
     from deployments.sandbox.vllm_http import MAX_HEAD, Server
     from deployments.sandbox.vllm_metrics import Metrics
@@ -31,7 +31,7 @@ else:
     import vllm_frames
     import vllm_memory
     import vllm_text
-    from vllm_api import Api
+    from vllm_api import Api, dangling
     from vllm_engine import Engine, host_oom, start_fault
     from vllm_http import MAX_HEAD, Server
     from vllm_metrics import Metrics
@@ -83,7 +83,7 @@ class Boot:
         """True, with vLLM's words, when the arguments alone make the start impossible."""
         s, model = self.source.current(), self.args.model
         known = s.models.split(",") if s.models else [model]
-        if s.model_missing or model not in known:
+        if s.model_missing or model not in known or dangling(model):
             vllm_text.traceback(
                 vllm_frames.MODEL_PATH,
                 "huggingface_hub.errors.HFValidationError: Repo id must be in the form 'repo_name' "
@@ -109,6 +109,10 @@ class Boot:
         shown = w.max_model_len or s.model_max_len
         vllm_text.resolved(shown, w.enforce_eager)
         vllm_text.engine_config(args.model, self.names[0], w, shown, args.quantization)
+        if s.tokenizer_stall:
+            vllm_text.core("tokenizer_group.py:24", "Initializing tokenizer pool")
+            while self.source.current().tokenizer_stall:  # noqa: ASYNC110 - a file changes
+                await asyncio.sleep(0.05)
         await asyncio.sleep(s.startup_s * 0.3)
         failure = start_fault(s, w, b)
         if failure == "weights":

@@ -1,18 +1,22 @@
 """The stand-in's hardware and faults: one flat set of numbers, re-read while it runs.
 
-Standard library only. Sources, weakest first: the defaults below, a preset, the
-environment (`SANDBOX_<FIELD>`), the JSON file named by `SANDBOX_FAULTS_FILE`, and what was
-sent to `POST /sandbox/faults`.
+Standard library only. Sources: `live_settings`, and what was sent to `POST /sandbox/faults`.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING or __package__:
+    from deployments.sandbox import live_settings
+else:
+    import live_settings
+
+__all__ = ["PRESETS", "Settings", "Source", "UnknownSetting", "coerce"]
+
+UnknownSetting = live_settings.UnknownSetting
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,19 @@ class Settings:
     """With an fp8 KV cache, request N ends in an illegal memory access."""
     host_oom_at_start: bool = False
     host_oom_after: int = 0
+    tokenizer_stall: bool = False
+    """The start hangs after `Initializing tokenizer pool` until this is cleared."""
+    latency_free_seqs: int = 0
+    """So many sequences decode at full speed at once; each further one slows all (0: none do)."""
+    latency_slowdown: float = 1.0
+    """What each further sequence adds to the time per token, as a share of it."""
+
+    old_metric_names: bool = False
+    """/metrics as before vLLM 0.10: gpu_cache_usage_perc, time_per_output_token_seconds."""
+    metrics_without: str = ""
+    """Comma list of metric families that /metrics leaves out, with or without `vllm:`."""
+    histograms_empty: bool = False
+    """Every histogram of /metrics reads zero, as after a restart without traffic."""
 
 
 _BIG: dict[str, Any] = {
@@ -102,102 +119,13 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-class UnknownSetting(ValueError):
-    """A key or value that is not one of `Settings`."""
-
-
-_TYPES = {f.name: str(f.type) for f in fields(Settings)}
-
-
 def coerce(values: Mapping[str, Any]) -> dict[str, Any]:
     """Values of `Settings` from text or JSON; raises UnknownSetting for the first bad one."""
-    out: dict[str, Any] = {}
-    for key, value in values.items():
-        kind = _TYPES.get(key)
-        if kind is None:
-            raise UnknownSetting(f"unknown setting {key!r}; known: {', '.join(sorted(_TYPES))}")
-        try:
-            out[key] = _convert(kind, value)
-        except (TypeError, ValueError, KeyError) as e:
-            raise UnknownSetting(f"{key} must be {kind}, not {value!r}") from e
-    return out
+    return live_settings.coerce(Settings, values)
 
 
-def _convert(kind: str, value: Any) -> Any:
-    if value is None or value == "":
-        if "None" in kind:
-            return None
-        if kind == "str":
-            return ""
-        raise ValueError(value)
-    if kind == "bool":
-        if isinstance(value, str):
-            return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[
-                value.lower()
-            ]
-        return bool(value)
-    if kind == "str":
-        return str(value)
-    return int(value) if kind.startswith("int") else float(value)
-
-
-class Source:
-    """The settings in force now. `current()` notices a changed faults file by itself."""
+class Source(live_settings.Live[Settings]):
+    """The settings of a running vLLM stand-in."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
-        self._path = environ.get("SANDBOX_FAULTS_FILE", "")
-        self._posted: dict[str, Any] = {}
-        self._stamp: tuple[int, int, int] | None = None
-        self.problem = ""
-        given = {
-            name: environ[f"SANDBOX_{name.upper()}"]
-            for name in _TYPES
-            if f"SANDBOX_{name.upper()}" in environ
-        }
-        self._preset = environ.get("SANDBOX_PRESET", "")
-        self._environ = coerce(given)
-        self._settings = self._merge({})
-
-    def _merge(self, from_file: Mapping[str, Any]) -> Settings:
-        values = dict(from_file)
-        preset = str(values.pop("preset", "") or self._preset or "wintermute")
-        if preset not in PRESETS:
-            raise UnknownSetting(f"unknown preset {preset!r}; known: {', '.join(PRESETS)}")
-        layers = {**PRESETS[preset], **self._environ, **coerce(values), **self._posted}
-        return Settings(**layers)
-
-    def post(self, values: Mapping[str, Any]) -> Settings:
-        """Set values for the life of this process; `{}` clears everything posted before."""
-        self._posted = {**self._posted, **coerce(values)} if values else {}
-        self._stamp = None
-        self._settings = self._merge({} if not self._path else self._read())
-        return self._settings
-
-    def _read(self) -> dict[str, Any]:
-        try:
-            with open(self._path, encoding="utf-8") as f:
-                data = json.load(f)
-        except FileNotFoundError:
-            return {}
-        if not isinstance(data, dict):
-            raise UnknownSetting("the faults file must hold one JSON object")
-        return data
-
-    def current(self) -> Settings:
-        """The settings now. A broken faults file keeps the last good ones (see `problem`)."""
-        if not self._path:
-            return self._settings
-        try:
-            info = os.stat(self._path)
-            stamp = (info.st_mtime_ns, info.st_size, info.st_ino)
-        except FileNotFoundError:
-            stamp = (0, 0, 0)
-        if stamp != self._stamp:
-            self._stamp = stamp
-            try:
-                self._settings = self._merge(self._read())
-                self.problem = ""
-            except (ValueError, OSError) as e:
-                self.problem = str(e)
-                sys.stderr.write(f"sandbox: faults file ignored: {e}\n")
-        return self._settings
+        super().__init__(Settings, PRESETS, environ)

@@ -227,6 +227,12 @@ def traceback(trace: list[frames.Frame], error: str) -> None:
         raw(line)
 
 
+def asgi_failed(error: str) -> None:
+    """An exception that a route let through: the client gets a bare 500."""
+    raw("ERROR:    Exception in ASGI application")
+    traceback(frames.MODELS, error)
+
+
 def engine_init_failed(tail: str, error: str) -> None:
     """The engine core could not start: the cause, then 40 and more lines that hide it."""
     trace = [*frames.INIT, *frames.TAILS[tail]]

@@ -9,6 +9,10 @@ REMEDIES: dict[Label, str] = {
     "oom_cudagraph": "remediate_oom",
     "oom_startup_profile": "remediate_oom",
     "fp8_kv_unsupported": "remediate_oom",
+    "cuda_illegal_access": "remediate_crash",
+    "engine_dead": "remediate_outage",
+    "proxy_backend_unreachable": "remediate_outage",
+    "request_too_long": "align_token_limits",
 }
 """The procedures that exist; a label that is missing here is for a person."""
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 from typing import Any
 
-from blocks.models import Frozen, ServingConfig
+from blocks.models import Frozen, How, ServingConfig
 
 
 class Plan(Frozen):
@@ -15,6 +15,7 @@ class Plan(Frozen):
     service: str
     before: ServingConfig
     after: ServingConfig
+    how: How = "apply"
     reason: str
     evidence: tuple[str, ...] = ()
     expected: str = ""
@@ -36,11 +37,14 @@ class Plan(Frozen):
             "service": self.service,
             "before": self.before.model_dump(),
             "after": self.after.model_dump(),
+            "how": self.how,
         }
         return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:12]
 
     def summary(self) -> str:
-        """`max_model_len 16384 -> 8192`, for log lines."""
+        """`max_model_len 16384 -> 8192`, or `restart`, for log lines."""
+        if self.how != "apply":
+            return self.how
         return ", ".join(f"{k} {shown(b)} -> {shown(a)}" for k, (b, a) in self.changes.items())
 
 

@@ -182,7 +182,7 @@ def _cache_after(a: Attempt, drop: float) -> int | None:
     return max(0, int(left + 1e-6)) if math.isfinite(left) else 0
 
 
-def _fewer(a: Attempt) -> Iterator[Step]:
+def fewer(a: Attempt) -> Iterator[Step]:
     """Concurrent sequences down the ladder; with no ladder, halved down to 1."""
     now = a.sequences
     halves = [now >> shift for shift in range(1, now.bit_length())]
@@ -249,12 +249,12 @@ def growth(dtype: str | None) -> float:
 Remedy = Callable[[Attempt], Iterator[Step]]
 REMEDIES: dict[str, tuple[Remedy, ...]] = {
     "oom_kv_cache": (_shorter,),
-    "oom_runtime": (_less_memory, _fewer, _shorter),
-    "oom_cudagraph": (_less_memory, _fewer, _eager, _shorter),
+    "oom_runtime": (_less_memory, fewer, _shorter),
+    "oom_cudagraph": (_less_memory, fewer, _eager, _shorter),
     # DESIGN puts utilisation first for this label too; diagnoses.md wins, for the profile run
     # comes before the KV cache: utilisation sizes only the cache and frees nothing for it.
     # It stays as the last resort, since vLLM's own text for it names it.
-    "oom_startup_profile": (_fewer, _shorter, _less_memory),
+    "oom_startup_profile": (fewer, _shorter, _less_memory),
     "fp8_kv_unsupported": (wider_kv,),
     "cuda_illegal_access": (wider_kv,),
 }

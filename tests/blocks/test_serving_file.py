@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 from blocks import safe_file, serving_file
 from blocks.env_text import edit_env, read_env
 from blocks.errors import Permanent, Transient, Unsafe
-from blocks.models import ServingConfig
+from blocks.models import SERVING_FIELDS, ServingConfig
 from blocks.service import EnvFileSource, YamlSource
 from blocks.serving_file import (
     backup_file,
@@ -348,9 +348,7 @@ def test_any_env_edit_reads_back(
 def test_any_yaml_edit_reads_back(
     before: ServingConfig, after: ServingConfig, newline: str, where: str
 ) -> None:
-    source = YamlSource(
-        kind="yaml", path="c", key_map={f: where + f for f in ServingConfig.model_fields}
-    )
+    source = YamlSource(kind="yaml", path="c", key_map={f: where + f for f in SERVING_FIELDS})
     rest = "# c\na: 'x' # y\ns:\n  l:\n  - q: 1\n  v: # w\n    z: [1,\n      2]\nt: |\n  d\n"
     rest = rest.replace("\n", newline)
     text = edit_yaml(rest, source, ServingConfig(), before)
@@ -460,14 +458,14 @@ def test_somebody_elses_write_in_between_is_not_overwritten(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = small(tmp_path)
-    edited = serving_file._edited
+    edited = serving_file.edited
 
     def meanwhile(*args: object) -> bytes:
         new = edited(*args)
         Path(source.path).write_text("MAX_NUM_SEQS=1\nHUMAN=1\n")
         return new
 
-    monkeypatch.setattr(serving_file, "_edited", meanwhile)
+    monkeypatch.setattr(serving_file, "edited", meanwhile)
     with pytest.raises(Unsafe) as caught:
         edit_file(source, ONE, TWO)
     assert caught.value.reason == "drifted"

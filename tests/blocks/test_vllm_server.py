@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from blocks.errors import Permanent
+from blocks.http_probe import MAX_BODY_BYTES
 from blocks.models import ServiceState, Serving
 from blocks.service import Service
-from blocks.vllm_server import MAX_BODY_BYTES, observe
+from blocks.vllm_server import observe
 from flows.decisions.health import Expectation, judge
 from tests.conftest import free_port
 

@@ -18,7 +18,8 @@ from blocks.target import load_target
 from deployments.bootstrap import register
 from deployments.running import load_flow
 from deployments.sandbox.local import Sandbox
-from deployments.scenarios import SERVICE, Scenario, stage
+from deployments.scenarios import SERVICE, Scenario
+from deployments.staging import stage
 from flows.decisions.health import judge
 from flows.report import Options, Report
 from tasks.reads import look

@@ -145,7 +145,8 @@ class Upped:
 def failed_vllm(folder: Path) -> tuple[Any, Path]:
     """A stand-in that died of a KV cache that is too small: the sandbox and its stack file."""
     from deployments.sandbox.local import Sandbox
-    from deployments.scenarios import load_one, stage
+    from deployments.scenarios import load_one
+    from deployments.staging import stage
 
     box = Sandbox.create(folder)
     asyncio.run(stage(load_one("kv-cache-too-small"), box))

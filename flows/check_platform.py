@@ -1,0 +1,175 @@
+"""The daily check: one short report of what is wrong, how it is known, and what would fix it.
+
+Handbooks: 001 "Morning Checks"; 000, 5 "Daily" and 2.1 (never latest); 002 and 003, "Maintenance:
+Daily"; 004 "Token Limit Errors".
+"""
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import Any, cast
+
+from prefect import flow, get_client
+from prefect.client.schemas.objects import State
+from prefect.exceptions import ObjectNotFound
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+
+from blocks.check_memory import CheckMemory, load_memory, save_memory
+from blocks.errors import Permanent, RunbookError
+from blocks.stack import StackSpec
+from blocks.stack_blocks import Stack, load_stack
+from flows.checks.platform_view import Platform
+from flows.checks.registry import CHECKS, Check
+from flows.decisions.check_memory import remember
+from flows.decisions.finding import Finding
+from flows.platform_record import publish
+from flows.platform_report import PlatformReport, ordered, summary, together, verdict_of
+from flows.procedure import state_of
+from flows.report import Options
+
+PROCEDURE = "check-platform"
+EVERY = "*"
+
+
+@flow(name="check-platform", flow_run_name="check-platform {stack}")
+async def check_platform(
+    stack: str = EVERY,
+    options: Options = Options(),  # noqa: B008
+) -> State[PlatformReport]:
+    """Check a platform and report what is wrong, how it is known, and what would fix it.
+
+    Services decoding, restarts, error lines, alerts, service levels, certificates, machines and
+    GPUs, token limits, pinned images and drift, all at once; what does not answer within the
+    deadline is unknown and delays nothing else. Changes nothing.
+
+    Args:
+        stack: Registered stack, the path of its YAML file, or * for every registered one.
+        options: Actor and source; a dry run tells nobody and remembers nothing.
+    """
+    if "auto-scheduled" in (flow_run.tags or ()):
+        options = options.model_copy(update={"source": "schedule", "actor": "schedule"})
+    names = await registered() if stack == EVERY else [stack]
+    if not names:
+        raise Permanent("no stack is registered; run: runbooks apply STACK.yaml")
+    await _tag(names, options)
+    # Blocking readings of a machine that does not answer hold their threads until their time-out:
+    # the few threads that asyncio starts with would then hold up everything else.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS))
+    reports = [await _check(name, options, lenient=stack == EVERY) for name in names]
+    return cast(State[PlatformReport], state_of(cast(Any, together(reports))))
+
+
+THREADS = 64
+
+
+async def _check(name: str, options: Options, *, lenient: bool) -> PlatformReport:
+    """One platform: read, judge, remember, tell.
+
+    Raises:
+        Permanent: unknown or faulty stack, unless `lenient` makes it a report of its own.
+    """
+    began, now = time.monotonic(), datetime.now(UTC)
+    about = {
+        "procedure": PROCEDURE,
+        "run_id": str(flow_run.id),
+        "actor": options.actor or "unknown",
+        "source": options.source,
+        "started_at": now,
+    }
+    try:
+        spec = await load_stack(name)
+    except RunbookError as e:
+        if not lenient:
+            raise
+        error = {"stack": name, "verdict": "error", "message": str(e), "duration_s": 0}
+        return await publish(PlatformReport(**about, **error), None, tell=not options.dry_run)
+    platform, notes = await _platform(spec, now)
+    findings = ordered(await findings_of(platform))
+    report = PlatformReport(
+        **about,
+        stack=spec.name,
+        verdict=verdict_of(findings),
+        message=summary(findings, len(spec.services)),
+        findings=findings,
+        services=tuple(spec.services),
+        notes=tuple(notes),
+        duration_s=round(time.monotonic() - began, 3),
+    )
+    if not options.dry_run:
+        report = await _remember(platform, report)
+    return await publish(report, spec.slack, tell=not options.dry_run)
+
+
+async def findings_of(
+    platform: Platform, checks: tuple[tuple[str, Check], ...] = CHECKS
+) -> list[Finding]:
+    """Every finding of every check, all made at once; one that breaks is unknown by itself."""
+    found = await asyncio.gather(*(_one(name, check, platform) for name, check in checks))
+    return [finding for findings in found for finding in findings]
+
+
+async def _one(name: str, check: Check, platform: Platform) -> list[Finding]:
+    try:
+        return await check(platform)
+    except Exception as e:  # noqa: BLE001 - the other checks still tell what they see
+        get_run_logger().exception("check %s broke", name)
+        why = f"the check itself broke: {type(e).__name__}: {str(e)[:200]}"
+        return [Finding(check=name, subject=platform.spec.name, status="unknown", evidence=why)]
+
+
+async def _platform(spec: StackSpec, now: datetime) -> tuple[Platform, list[str]]:
+    """The platform with the memory of the last check; a damaged memory is a note, not the end."""
+    memory: CheckMemory | None = None
+    notes = []
+    try:
+        memory = await asyncio.to_thread(load_memory, spec.name)
+    except RunbookError as e:
+        notes.append(str(e))
+    return Platform(spec, now, memory), notes
+
+
+async def _remember(platform: Platform, report: PlatformReport) -> PlatformReport:
+    """Leave the next check what it compares with; a full disk does not change the verdict."""
+    readings = (await platform.services()).values()
+    memory = remember(platform.memory, readings, platform.now)
+    try:
+        await asyncio.to_thread(save_memory, platform.spec.name, memory)
+    except RunbookError as e:
+        return report.model_copy(update={"notes": (*report.notes, str(e))})
+    return report
+
+
+async def registered() -> list[str]:
+    """The names of every registered stack, sorted."""
+    async with get_client() as client:
+        try:
+            kind = await client.read_block_type_by_slug(Stack.get_block_type_slug())
+        except ObjectNotFound:
+            return []
+        names: list[str] = []
+        while True:
+            page = await client.read_block_documents_by_type(
+                kind.slug, offset=len(names), limit=200
+            )
+            names += [str(document.name) for document in page]
+            if len(page) < 200:
+                return sorted(names)
+
+
+async def _tag(stacks: list[str], options: Options) -> None:
+    """Tags an operator filters by; a server that does not take them changes nothing."""
+    tags = {f"stack:{name}" for name in stacks} | {
+        f"procedure:{PROCEDURE}",
+        f"actor:{options.actor or 'unknown'}",
+        f"source:{options.source}",
+    }
+    try:
+        async with get_client() as client:
+            await client.update_flow_run(
+                str(flow_run.id),  # type: ignore[arg-type]
+                tags=tags | set(flow_run.tags or ()),
+            )
+    except Exception as e:  # noqa: BLE001 - a label must not stop a check
+        get_run_logger().warning("the run could not be tagged: %s", e)

@@ -1,0 +1,269 @@
+"""The daily check on stand-in servers: what it finds, what it remembers, and whom it tells."""
+
+import asyncio
+import io
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from prefect import flow, get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from rich.console import Console
+
+from blocks.check_memory import load_memory
+from blocks.errors import Permanent
+from blocks.slack_workspace import SlackSpec, post
+from deployments.console import show
+from deployments.running import Request, _read_report, run_here
+from flows import check_platform as module
+from flows.check_platform import check_platform, findings_of, registered
+from flows.checks.platform_view import Platform
+from flows.decisions.finding import Finding
+from flows.platform_report import PlatformReport
+from flows.report import EXIT_CODES, Options
+from tests.flows.conftest import Build
+from tests.flows.support import SERVICE, Scene, Slack, artifacts
+
+
+async def check(stack: str, **flags: object) -> PlatformReport:
+    options = Options.model_validate({"actor": "ada", "source": "cli", **flags})
+    state = await check_platform(stack, options, return_state=True)
+    report = await state.result(raise_on_failure=False)
+    assert isinstance(report, PlatformReport), state.message
+    assert state.name == report.verdict.capitalize()
+    assert (state.type.value == "COMPLETED") == (report.verdict == "passed")
+    return report
+
+
+def of(report: PlatformReport, check: str, subject: str = SERVICE) -> Finding:
+    (found,) = [f for f in report.findings if (f.check, f.subject) == (check, subject)]
+    return found
+
+
+async def test_the_first_check_cannot_compare_and_the_second_passes(build: Build) -> None:
+    scene = await build(until="serving")
+    first = await check(scene.spec.name)
+    assert first.verdict == "inconclusive" and EXIT_CODES[first.verdict] == 3
+    assert [f.check for f in first.findings if f.status != "ok"] == ["drift"]
+    second = await check(scene.spec.name)
+    assert second.verdict == "passed", second.findings
+    checks = {"decoding", "restarts", "error lines", "queue", "cache", "drift"}
+    assert {f.check for f in second.findings} == checks
+    found = await artifacts(second.run_id)
+    page = found["check-platform-record"]
+    assert "✓ Passed" in page and "| what |" not in page
+    assert "healthy" in found["check-platform-findings"]
+    async with get_client() as client:
+        run = await client.read_flow_run(UUID(second.run_id))
+        read = await _read_report(client, UUID(second.run_id))
+    wanted = {f"stack:{scene.spec.name}", "procedure:check-platform", "actor:ada", "source:cli"}
+    assert wanted <= set(run.tags)
+    assert isinstance(read, PlatformReport) and read.findings == second.findings
+
+
+async def test_a_frozen_engine_fails_with_its_procedure_on_page_slack_and_terminal(
+    build: Build, slack: Slack
+) -> None:
+    scene = await build(until="serving", slack=slack.spec())
+    scene.fault(frozen=True)
+    report = await check(scene.spec.name)
+    found = of(report, "decoding")
+    assert (report.verdict, found.status) == ("failed", "fail") and report.findings[0] == found
+    assert "no token within 1 s" in found.evidence
+    command = f"runbooks run remediate-outage --stack {scene.spec.name} --service {SERVICE}"
+    page = (await artifacts(report.run_id))["check-platform-record"]
+    row = next(line for line in page.splitlines() if line.startswith("| ✗"))
+    assert "decoding · **wintermute**" in row and f"`{command}`" in row
+    (message,) = slack.messages
+    blocks = message["blocks"]
+    assert blocks[0]["type"] == "header" and "❌" in blocks[0]["text"]["text"]
+    assert "Failed" in blocks[2]["text"]["text"] and command in blocks[2]["text"]["text"]
+    console = Console(file=io.StringIO(), width=160)
+    show(report, console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "decoding · wintermute" in text and command in text
+
+
+async def test_when_nothing_is_wrong_slack_gets_one_line(build: Build, slack: Slack) -> None:
+    scene = await build(until="serving", slack=slack.spec())
+    await check(scene.spec.name, dry_run=True)
+    assert slack.messages == [] and load_memory(scene.spec.name) is None
+    await check(scene.spec.name)
+    slack.messages.clear()
+    assert (await check(scene.spec.name)).verdict == "passed"
+    (message,) = slack.messages
+    assert len(message["blocks"]) == 2 and "\n" not in message["blocks"][1]["text"]["text"]
+
+
+async def test_a_long_message_stays_within_slacks_blocks_and_says_what_is_left_out(
+    slack: Slack,
+) -> None:
+    spec = SlackSpec.model_validate(slack.spec())
+    await post(spec, "title", "\n\n".join(f"part {n}" for n in range(60)))
+    blocks = slack.messages[0]["blocks"]
+    assert len(blocks) == 50 and blocks[-1]["text"]["text"] == "… and 12 more; see the record"
+    assert blocks[-2]["text"]["text"] == "part 47"
+
+
+async def test_a_restart_and_an_edit_by_hand_are_seen_at_the_next_check(build: Build) -> None:
+    scene = await build(until="serving")
+    await check(scene.spec.name)
+    text = scene.config.read_text()
+    scene.config.write_text(text.replace("8192", "4096"))
+    await asyncio.to_thread(scene.box.restart, SERVICE, ready_s=10)
+    report = await check(scene.spec.name)
+    restarted, drifted = of(report, "restarts"), of(report, "drift")
+    assert (restarted.status, restarted.value) == ("warn", "1")
+    assert (drifted.status, drifted.value) == ("warn", "max_model_len 4096")
+    assert (drifted.suggests, drifted.advice) == ("apply-serving", "-p max_model_len=8192")
+    assert report.verdict == "passed" and "2 to look at" in report.message
+    assert {f.status for f in (await check(scene.spec.name)).findings} == {"ok"}
+
+
+async def test_drift_from_what_a_procedure_applied_stays_until_it_is_settled(build: Build) -> None:
+    scene = await build(until="serving")
+    assert (await scene.run("apply-serving", change={"max_model_len": 4096})).verdict == "passed"
+    assert of(await check(scene.spec.name), "drift").status == "ok"
+    scene.config.write_text(scene.config.read_text().replace("4096", "2048"))
+    for _ in range(2):
+        found = of(await check(scene.spec.name), "drift")
+        assert (found.status, found.advice) == ("warn", "-p max_model_len=4096")
+
+
+async def test_a_dead_service_is_diagnosed_from_its_log(build: Build) -> None:
+    scene = await build()
+    found = of(await check(scene.spec.name), "decoding")
+    assert (found.status, found.suggests) == ("fail", "remediate-oom")
+    assert "oom_kv_cache" in found.evidence
+
+
+@pytest.fixture
+def silent() -> Iterator[int]:
+    """A port that takes connections and never says a word."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        s.listen(64)
+        yield s.getsockname()[1]
+
+
+def echo(**state: object) -> dict[str, Any]:
+    """A runtime that says this of a service and has an empty log."""
+    return {
+        "kind": "command",
+        "restart": ["true"],
+        "stop": ["true"],
+        "status": ["echo", json.dumps({"phase": "running", "pid": 7, **state})],
+        "status_format": "json",
+        "logs": ["true"],
+    }
+
+
+def inventory(scene: Scene, tmp_path: Path, services: dict[str, Any], **more: Any) -> str:
+    """A stack file with these services beside the scene's own: not registered, which is slow."""
+    document = scene.spec.model_dump(mode="json") | more
+    document["services"] |= services
+    path = tmp_path / f"{scene.spec.name}.yaml"
+    path.write_text(json.dumps(document))
+    return str(path)
+
+
+async def test_a_dead_machine_is_unknown_and_delays_nobody(
+    build: Build, silent: int, tmp_path: Path
+) -> None:
+    scene = await build(until="serving")
+    hang = echo() | {"status": ["sleep", "600"], "logs": ["sleep", "600"]}
+    gone = {
+        f"gone-{n}": {"engine": "http", "url": f"http://127.0.0.2:{silent}/{n}", "runtime": hang}
+        for n in range(6)
+    }
+    # Half of the places for one machine: its six services take three rounds of the deadline.
+    quick = {"deadline_s": 1.5, "at_once": 4}
+    report = await check(inventory(scene, tmp_path, gone, checks=quick))
+    assert report.verdict == "inconclusive" and report.duration_s < 20
+    assert of(report, "decoding").status == "ok"
+    for name in gone:
+        mine = [f for f in report.findings if f.subject == name]
+        assert {f.status for f in mine} == {"unknown"}
+        assert of(report, "answering", name).evidence == "not read within 1.5 s"
+    page = (await artifacts(report.run_id))["check-platform-record"]
+    assert page.count("| ? | answering") == 1, "six equal lines are one"
+
+
+async def test_many_services_are_few_task_runs(build: Build, tmp_path: Path) -> None:
+    scene = await build(until="serving")
+    url = scene.spec.services[SERVICE].url
+    # Each on a host of its own, which the queue stands for.
+    many = {
+        f"s{n}": {
+            "engine": "http",
+            "url": url,
+            "runtime": echo(started_at="2026-01-01T00:00:00Z"),
+            "work_queue": f"q{n}",
+        }
+        for n in range(60)
+    }
+    report = await check(inventory(scene, tmp_path, many))
+    assert len([f for f in report.findings if f.check == "answering" and f.status == "ok"]) == 60
+    await asyncio.sleep(1.5)  # task runs reach the server with their events
+    async with get_client() as client:
+        chosen = FlowRunFilter(id=FlowRunFilterId(any_=[UUID(report.run_id)]))
+        runs = await client.read_task_runs(flow_run_filter=chosen, limit=200)
+    assert 4 <= len(runs) < 30
+
+
+async def test_a_check_that_breaks_is_unknown_and_the_others_speak(build: Build) -> None:
+    scene = await build(until="serving")
+
+    async def broken(_: Platform) -> list[Finding]:
+        raise ZeroDivisionError("oops")
+
+    async def fine(_: Platform) -> list[Finding]:
+        return [Finding(check="fine", subject="x", status="ok")]
+
+    @flow
+    async def both() -> list[Finding]:
+        platform, _ = await module._platform(scene.spec, module.datetime.now(module.UTC))
+        return await findings_of(platform, (("broken", broken), ("fine", fine)))
+
+    first, second = await both()
+    assert (first.status, second.status) == ("unknown", "ok") and "oops" in first.evidence
+
+
+async def test_every_stack_gets_its_report_and_the_worst_decides(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    well, ill = await build(until="serving"), await build()
+    assert {well.spec.name, ill.spec.name} <= set(await registered())
+    names = [well.spec.name, ill.spec.name, "t-gone"]
+
+    async def chosen() -> list[str]:
+        return names[:2]
+
+    monkeypatch.setattr(module, "registered", chosen)
+    report = await run_here(Request("check-platform", "*", "", (), Options(actor="a")))
+    assert isinstance(report, PlatformReport)
+    assert (report.stack, report.verdict) == ("*", "failed")
+    assert report.findings[0].subject == f"{ill.spec.name}/{SERVICE}"
+    names[:2] = names[1:]
+    report = await run_here(Request("check-platform", "*", "", (), Options(actor="a")))
+    assert report.verdict == "error" and "t-gone" in report.message
+
+
+async def test_an_unknown_stack_is_an_error_with_the_remedy(build: Build) -> None:
+    await build(until="serving")
+    with pytest.raises(Permanent, match="runbooks apply"):
+        await check_platform("t-not-there", Options())
+
+
+async def test_a_damaged_memory_is_named_and_starts_anew(build: Build, home: Path) -> None:
+    scene = await build(until="serving")
+    path = home / "checks" / f"{scene.spec.name}.json"
+    path.parent.mkdir(parents=True)
+    path.write_text('{"at": ')
+    report = await check(scene.spec.name)
+    assert any("memory of the last check" in note for note in report.notes)
+    assert (await check(scene.spec.name)).verdict == "passed"
