@@ -100,7 +100,7 @@ async def _incident(console: Console, box: Sandbox, ui: str) -> int:
     from deployments.scenarios import SERVICE, load_one
     from deployments.staging import stage
     from flows.decisions.diagnosis import diagnose
-    from flows.report import Options
+    from flows.report import Options, Report
 
     scenario = load_one(SCENARIO)
     spec = await stage(scenario, box)

@@ -1,9 +1,8 @@
 """The GPU driver of a host, held against the CUDA build (handbooks 000 section 2.3, 004)."""
 
-from tasks.host_reads import read_host_task
-
 from flows.decisions.check_hosts import driver_problem
 from flows.run import Run
+from tasks.host_reads import read_host_task
 
 
 async def note_driver(run: Run) -> None:

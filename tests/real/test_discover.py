@@ -33,7 +33,7 @@ pytestmark = pytest.mark.real
 
 PY = str(docker_image.interpreter())
 SECRET = "sk-0123456789-geheim"
-MODEL = ["--max-num-seqs", "8", "--gpu-memory-utilization", "0.9"]
+MODEL = ["--max-num-seqs", "8", "--gpu-memory-utilization", "0.92"]
 QDRANT = """\
 import http.server, json
 BODY = {"/": {"title": "qdrant - vector search engine", "version": "1.19.0"}, "/readyz": "ok"}
@@ -214,7 +214,7 @@ async def test_five_kinds_are_recognised_and_written(
     chat = spec.services[site.name("chat")]
     assert chat.url == site.url("chat") and chat.served_model_name == "wintermute"
     assert chat.ladder.max_model_len == (8192, 6144, 4096)
-    assert chat.ladder.gpu_memory_utilization == (0.9, 0.85, 0.8)
+    assert chat.ladder.gpu_memory_utilization == (0.92, 0.85, 0.8)
     assert chat.metrics == {"instance": f"{site.name('chat')}:8000", "job": "vllm"}
     house = spec.services[site.name("house")]
     assert house.api_key == "${VLLM_API_KEY}" and house.ladder.max_model_len == (4096, 3072, 2048)
