@@ -129,6 +129,11 @@ class Found(Frozen):
         """Its base URL; empty when it has no address."""
         return self.address.url if self.address else ""
 
+    @property
+    def place(self) -> str:
+        """`host:port` of its URL: http and https at one port are one server."""
+        return self.url.partition("://")[2]
+
 
 class Device(Frozen):
     """One GPU of this machine."""
@@ -167,5 +172,5 @@ class Inventory(Frozen):
         candidates = [f for f in self.of(*SERVICES) if f.address]
         chosen: dict[str, Found] = {}
         for f in sorted(candidates, key=lambda f: (not f.running, not f.certain, f.container)):
-            chosen.setdefault(f.url, f)
-        return [f for f in candidates if chosen[f.url] is f]
+            chosen.setdefault(f.place, f)
+        return [f for f in candidates if chosen[f.place] is f]

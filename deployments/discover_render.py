@@ -22,7 +22,8 @@ _MOST_LISTED = 60
 def nothing_found(inventory: Inventory) -> str:
     """Why there is no inventory to write, and the smallest one that works."""
     if inventory.problem:
-        said = inventory.problem
+        said = f"{inventory.problem}\nAnother engine: --host ssh://USER@HOST; a rootless one: "
+        said += "--host unix:///run/user/UID/docker.sock"
     elif not inventory.found:
         said = f"no containers on {inventory.engine}, not even stopped ones"
     else:

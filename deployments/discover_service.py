@@ -102,6 +102,11 @@ def _vllm(
         lines += [comment(found.config_note, 4)]
     if found.labels:
         lines += [comment("Its labels in Prometheus:", 4), f"    metrics: {flow_map(found.labels)}"]
+    elif inventory.of("prometheus"):
+        lines += [
+            comment("The Prometheus found here does not scrape it; when it does, its labels:", 4),
+            "    # metrics: {instance: 'HOST:8000'}",
+        ]
     if found.served:
         lines += [f"    served_model_name: {scalar(found.served)}"]
     if config.model:

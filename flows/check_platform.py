@@ -53,38 +53,46 @@ async def check_platform(
     names = await registered() if stack == EVERY else [stack]
     if not names:
         raise Permanent("no stack is registered; run: runbooks apply STACK.yaml")
-    await _tag(names, options)
+    stacks = {name: await _loaded(name, lenient=stack == EVERY) for name in names}
+    await _tag([s.name if isinstance(s, StackSpec) else n for n, s in stacks.items()], options)
     # Blocking readings of a machine that does not answer hold their threads until their time-out:
     # the few threads that asyncio starts with would then hold up everything else.
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS))
-    reports = [await _check(name, options, lenient=stack == EVERY) for name in names]
+    reports = [await _check(name, spec, options) for name, spec in stacks.items()]
     return cast(State[PlatformReport], state_of(cast(Any, together(reports))))
 
 
 THREADS = 64
 
 
-async def _check(name: str, options: Options, *, lenient: bool) -> PlatformReport:
-    """One platform: read, judge, remember, tell.
+async def _loaded(name: str, *, lenient: bool) -> StackSpec | RunbookError:
+    """The inventory; with `lenient`, an error is returned, so that the other stacks are checked.
 
     Raises:
-        Permanent: unknown or faulty stack, unless `lenient` makes it a report of its own.
+        Permanent: unknown or faulty stack.
     """
+    try:
+        return await load_stack(name)
+    except RunbookError as e:
+        if not lenient:
+            raise
+        return e
+
+
+async def _check(name: str, spec: StackSpec | RunbookError, options: Options) -> PlatformReport:
+    """One platform: read, judge, remember, tell."""
     began, now = time.monotonic(), datetime.now(UTC)
-    about = {
+    about: dict[str, Any] = {
         "procedure": PROCEDURE,
         "run_id": str(flow_run.id),
         "actor": options.actor or "unknown",
         "source": options.source,
         "started_at": now,
     }
-    try:
-        spec = await load_stack(name)
-    except RunbookError as e:
-        if not lenient:
-            raise
-        error = {"stack": name, "verdict": "error", "message": str(e), "duration_s": 0}
-        return await publish(PlatformReport(**about, **error), None, tell=not options.dry_run)
+    tell = not options.dry_run
+    if isinstance(spec, RunbookError):
+        error = {"stack": name, "verdict": "error", "message": str(spec), "duration_s": 0}
+        return await publish(PlatformReport(**about, **error), None, tell=tell)
     platform, notes = await _platform(spec, now)
     findings = ordered(await findings_of(platform))
     report = PlatformReport(
@@ -97,9 +105,9 @@ async def _check(name: str, options: Options, *, lenient: bool) -> PlatformRepor
         notes=tuple(notes),
         duration_s=round(time.monotonic() - began, 3),
     )
-    if not options.dry_run:
+    if tell:
         report = await _remember(platform, report)
-    return await publish(report, spec.slack, tell=not options.dry_run)
+    return await publish(report, spec.slack, tell=tell)
 
 
 async def findings_of(

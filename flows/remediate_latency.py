@@ -17,6 +17,7 @@ from flows.procedure import perform, state_of
 from flows.report import Options, Report, Verification
 from flows.routes import proxies_of, routes_of
 from flows.run import Run, observe
+from flows.verify import verify
 from tasks.latency_reads import read_traffic
 
 PROCEDURE = "remediate-latency"
@@ -106,6 +107,8 @@ async def _fewer(run: Run, config: ServingConfig, missed: list[Miss], window_s: 
         done = await attempt(run, plan, proof=_proof(run, missed, after, window_s))
         if not done.kept:
             run.notes.append(f"{plan.summary()}: {done.verification.reason}; {done.undo}")
+            # The undo restarted it; whoever looks through the proxy must not see that.
+            await verify(run.target, config, stabilisation_s=0)
             break
         if not after:
             return run.report("passed", f"{plan.summary()}; {done.verification.reason}")

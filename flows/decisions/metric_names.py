@@ -76,12 +76,17 @@ def quoted(text: str) -> str:
     return '"' + escaped.replace("\n", "\\n").replace("\r", "\\r") + '"'
 
 
+_OF_ENGINE = {"vllm": ("vllm:", "http_"), "litellm": ("litellm_",)}
+
+
 def names_of(metric: str, engine: str) -> tuple[str, ...]:
-    """The names that a service of this engine may use: a proxy's are not a server's."""
-    proxied = [name for name in NAMES[metric] if name.startswith("litellm_")]
-    if engine == "litellm" and proxied:
-        return tuple(proxied)
-    return tuple(name for name in NAMES[metric] if name not in proxied) or NAMES[metric]
+    """The names that a service of this engine uses; those of another are somebody else's."""
+    own = _OF_ENGINE.get(engine)
+    if own:
+        found = [name for name in NAMES[metric] if name.startswith(own)]
+    else:
+        found = [name for name in NAMES[metric] if not name.startswith(("vllm:", "litellm_"))]
+    return tuple(found) or NAMES[metric]
 
 
 def now(names: Sequence[str], labels: Mapping[str, str], fold: str = "sum") -> str:

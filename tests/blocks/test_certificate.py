@@ -3,6 +3,8 @@
 import asyncio
 import ssl
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -15,7 +17,7 @@ from cryptography.x509.oid import NameOID
 
 from blocks.certificate import Certificate, endpoints_of, read_certificate
 from blocks.stack import StackSpec
-from tests.blocks.answering import answer, answering
+from tests.blocks.answering import answering
 from tests.conftest import free_port
 
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -57,6 +59,21 @@ def context(folder: Path, *chain: x509.Certificate) -> ssl.SSLContext:
     found = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     found.load_cert_chain(path)
     return found
+
+
+@asynccontextmanager
+async def speaking(words: bytes) -> AsyncIterator[int]:
+    """Says something to everyone at once, and hangs up."""
+
+    async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(words)
+        await reader.read(1)
+        writer.close()
+
+    server = await asyncio.start_server(say, "127.0.0.1", 0)
+    yield server.sockets[0].getsockname()[1]
+    server.close()
+    await server.wait_closed()
 
 
 def days_left(found: Certificate) -> float:
@@ -131,12 +148,10 @@ async def test_an_old_tls_is_read(tmp_path: Path) -> None:
 async def test_what_cannot_be_read_has_a_problem() -> None:
     refused = await read_certificate(f"127.0.0.1:{free_port()}")
     assert refused.problem == "connection refused" and refused.not_after is None
-    async with answering(answer(400)) as plain:
-        found = await read_certificate(f"127.0.0.1:{plain.port}", timeout_s=1)
-        assert found.problem, "it speaks HTTP"
-    async with answering(b"HTTP/1.1 400 Bad Request\r\n\r\n") as plain:
-        found = await read_certificate(f"127.0.0.1:{plain.port}", timeout_s=1)
-        assert found.problem
+    async with speaking(b"HTTP/1.1 400 Bad Request\r\n\r\n") as port:
+        assert (await read_certificate(f"127.0.0.1:{port}")).problem == "no TLS there"
+    async with speaking(b"") as port:
+        assert (await read_certificate(f"127.0.0.1:{port}")).problem
     assert (await read_certificate("no.such.invalid:443")).problem
     assert (await read_certificate("127.0.0.1:99999")).problem
     assert (await read_certificate("")).problem

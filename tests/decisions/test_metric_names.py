@@ -17,10 +17,20 @@ def test_new_names_come_first() -> None:
     )
 
 
-def test_a_proxy_has_names_of_its_own() -> None:
-    assert names.names_of(names.E2E, "litellm") == ("litellm_request_total_latency_metric",)
-    assert not [n for n in names.names_of(names.E2E, "vllm") if n.startswith("litellm")]
-    assert names.names_of(names.PROXIED, "vllm") == names.NAMES[names.PROXIED]
+@pytest.mark.parametrize(
+    ("metric", "engine", "first", "count"),
+    [
+        (names.E2E, "vllm", "vllm:e2e_request_latency_seconds", 1),
+        (names.E2E, "litellm", "litellm_request_total_latency_metric", 1),
+        (names.E2E, "http", "cir3_vllm_latency_seconds", 2),
+        (names.HTTP, "vllm", "http_requests_total", 1),
+        (names.HTTP, "http", "http_requests_total", 3),
+        (names.CACHE, "vllm", "vllm:kv_cache_usage_perc", 2),
+    ],
+)
+def test_each_engine_has_names_of_its_own(metric: str, engine: str, first: str, count: int) -> None:
+    found = names.names_of(metric, engine)
+    assert (found[0], len(found)) == (first, count)
 
 
 def test_what_cannot_be_asked() -> None:

@@ -243,6 +243,17 @@ def test_of_two_at_one_address_the_running_one_is_written() -> None:
     assert "# Not written: a-old" in text and "that of another service" in text
 
 
+def test_http_and_https_at_one_port_are_one_server() -> None:
+    ports = {"8000/tcp": port(8000)}
+    plain = found_of(doc("a", "vllm/vllm-openai", VLLM, ports=ports))
+    tls = [*VLLM, "--ssl-certfile", "/c.pem"]
+    secure = found_of(doc("b", "vllm/vllm-openai", tls, ports=ports, running=False))
+    assert secure.url == "https://127.0.0.1:8000"
+    assert list(parse_stack(render(inventory(plain, secure), "t")).services) == ["a"]
+    alone = parse_stack(render(inventory(secure), "t")).services["b"]
+    assert alone.tls_verify is False
+
+
 # ---- what is written ----------------------------------------------------------------------------
 
 
@@ -329,6 +340,21 @@ def test_numbers_in_a_mounted_file_are_read_there() -> None:
     text = render(inventory(found_of(doc("llm", cmd=cmd, ports={"8000/tcp": port(1)}))), "t")
     assert parse_stack(text).services["llm"].serving.kind == "arguments"
     assert "inside the container, not bind-mounted" in text
+
+
+def test_a_file_of_two_services_is_written_once() -> None:
+    mounts = [{"Type": "bind", "Source": "/srv/a.yaml", "Destination": "/a.yaml"}]
+    for image, cmd, kinds in (
+        ("vllm/vllm-openai", ["--config", "/a.yaml"], ("yaml", "arguments")),
+        ("litellm/litellm", ["--config", "/a.yaml"], ("litellm", "none")),
+    ):
+        two = [
+            found_of(doc(f"c{p}", image, cmd, mounts=mounts,
+                         ports={f"{q}/tcp": port(p) for q in (8000, 4000)}))
+            for p in (1, 2)
+        ]  # fmt: skip
+        spec = parse_stack(render(inventory(*two), "t"))
+        assert tuple(s.serving.kind for s in spec.services.values()) == kinds
 
 
 def test_a_shells_c_is_no_config_file() -> None:

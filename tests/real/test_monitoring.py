@@ -26,7 +26,7 @@ from flows.decisions.check_slo import judge_slo, judge_slo_page, slo_queries
 from tests.real.monitoring import Monitor, start_alertmanager, start_prometheus
 
 pytestmark = pytest.mark.real
-WINDOW = "3s"
+WINDOW = "4s"
 POLICY = CheckPolicy()
 RULES = """
 groups:
@@ -132,6 +132,20 @@ async def levels(server: Monitor, name: str, service: Service) -> dict[str, Any]
     return {f.check: f for f in judge_slo(name, service, POLICY, answers, WINDOW)}
 
 
+async def steady(server: Monitor, name: str, service: Service) -> dict[str, Any]:
+    """The levels once it is scraped: on a busy machine a scrape may be late, and all is unknown."""
+
+    async def scraped() -> Any:
+        found = await levels(server, name, service)
+        return found if "queue" in found and "latency" not in unscraped(found) else None
+
+    return await until(scraped)
+
+
+def unscraped(found: dict[str, Any]) -> str:
+    return " ".join(f.check for f in found.values() if "such series" in f.evidence)
+
+
 async def test_queries_of_every_kind(prometheus: Monitor, targets: dict[str, Target]) -> None:
     spec = spec_of(prometheus)
     await until(lambda: query(spec, "count(up) == 4"))
@@ -174,6 +188,8 @@ async def test_service_levels(prometheus: Monitor, targets: dict[str, Target]) -
 
     async def seen() -> dict[str, Any] | None:
         found = await levels(prometheus, "busy", service)
+        if "queue" not in found:
+            return None  # not scraped just now
         whole = found["p90 latency"].status == "ok" and found["error rate"].status == "fail"
         return found if whole else None
 
@@ -205,9 +221,9 @@ async def test_no_traffic_and_nothing_there(
     spec = spec_of(prometheus)
     idle = targets["idle"].service(p95_latency_s=3, error_rate=0.01, throughput_rps=1)
     await until(lambda: query(spec, f'up{{instance="{targets["idle"].at}"}} offset 1s == 1'))
-    found = await levels(prometheus, "idle", idle)
+    found = await steady(prometheus, "idle", idle)
     assert found["p95 latency"].status == "unknown"
-    assert "no traffic in the last 3s" in found["p95 latency"].evidence
+    assert "no traffic in the last 4s" in found["p95 latency"].evidence
     assert found["error rate"].status == "unknown"
     assert (found["throughput"].status, found["throughput"].value) == ("warn", "0 requests/s")
     assert found["queue"].status == "ok"
@@ -227,10 +243,11 @@ async def test_a_server_that_hangs_with_a_request_in_it(
 
     async def held() -> Any:
         found = await levels(prometheus, "idle", service)
-        return found["p95 latency"] if found["p95 latency"].status == "fail" else None
+        latency = found.get("p95 latency")
+        return latency if latency and latency.status == "fail" else None
 
     found = await until(held)
-    assert found.value == "≥ 3 s" and "2 are in the engine" in found.evidence
+    assert found.value == "≥ 4 s" and "2 are in the engine" in found.evidence
     assert found.suggests == "remediate-outage"
     idle.metrics.set("num_requests_running", 0)
 
@@ -239,7 +256,7 @@ async def test_old_names(prometheus: Monitor, targets: dict[str, Target]) -> Non
     at = f'{{instance="{targets["old"].at}"}}'
     await until(lambda: query(spec_of(prometheus), f"vllm:gpu_cache_usage_perc{at}"))
     assert await query(spec_of(prometheus), f"vllm:kv_cache_usage_perc{at}") == ()
-    found = await levels(prometheus, "old", targets["old"].service())
+    found = await steady(prometheus, "old", targets["old"].service())
     assert (found["cache"].status, found["cache"].value) == ("warn", "97 %")
 
 
