@@ -73,6 +73,9 @@ async def _by_pages(platform: Platform, names: list[str]) -> list[Finding]:
         if isinstance(page, Unread):
             findings.append(_unknown(name, page.reason))
         else:
+            # Without its address the same problem of many services is one line.
+            why = page.problem.replace(services[name].url, "its API")
+            page = page.model_copy(update={"problem": why})
             findings += judge_slo_page(name, services[name], platform.policy, page)
     return findings
 
