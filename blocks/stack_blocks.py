@@ -5,8 +5,12 @@ from typing import Any
 
 from prefect import get_client
 from prefect.blocks.core import Block
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.actions import BlockDocumentCreate, BlockDocumentUpdate
+from prefect.client.schemas.objects import BlockDocument
 from prefect.exceptions import ObjectNotFound
 from pydantic import ConfigDict, Field, ValidationError
+from pydantic_core import to_jsonable_python as jsonable
 
 from blocks.alertmanager_server import AlertmanagerServer
 from blocks.docker_host import DockerHost
@@ -80,27 +84,71 @@ class Stack(Block):
 async def save_stack(spec: StackSpec) -> None:
     """Register the inventory as Prefect blocks; running it twice changes nothing."""
     values = spec.model_dump(mode="json")
-
-    async def save(block: type[Block], name: str, fields: dict[str, Any]) -> None:
-        await block(**fields).save(name, overwrite=True)
-
+    parts: dict[type[Block], dict[str, Any]] = {}
     for name, service in spec.services.items():
         kind = ENGINES[service.engine]
-        await save(kind, block_name(spec.name, name), values["services"][name])
+        parts.setdefault(kind, {})[block_name(spec.name, name)] = values["services"][name]
     for section, kind in MANY.items():
-        for name, part in values[section].items():
-            await save(kind, block_name(spec.name, name), part)
+        parts[kind] = {block_name(spec.name, n): part for n, part in values[section].items()}
     for section, kind in ONE.items():
-        if values[section]:
-            await save(kind, spec.name, values[section])
-    # Last, so that a stack that can be loaded is complete.
+        parts[kind] = {spec.name: values[section]} if values[section] else {}
     fields = {
         **{k: values[k] for k in PLAIN},
         **{k: list(values[k]) for k in MANY},
         **{k: values[k] is not None for k in ONE},
         "services": {name: service.engine for name, service in spec.services.items()},
     }
-    await save(Stack, spec.name, fields)
+    parts[Stack] = {spec.name: fields}  # last, so that a stack that can be loaded is complete
+    async with get_client() as client:
+        for kind, wanted in parts.items():
+            await _save(client, kind, wanted)
+
+
+async def _save(client: PrefectClient, kind: type[Block], wanted: dict[str, Any]) -> None:
+    """Create or update the blocks of one kind; one that is so already is not written.
+
+    `Block.save` registers its type anew each time, which takes half a second for each block.
+    """
+    if not wanted:
+        return
+    await kind.aregister_type_and_schema(client=client)
+    there = {d.name: d for d in await _documents(client, kind)}
+    for name, fields in wanted.items():
+        document = kind(**fields)._to_block_document(name=name)
+        schema, data = document.block_schema_id, jsonable(document.data)
+        found = there.get(name)
+        if found is None:
+            await client.create_block_document(
+                BlockDocumentCreate(
+                    name=name,
+                    data=data,
+                    block_schema_id=schema,
+                    block_type_id=document.block_type_id,
+                )
+            )
+        elif (found.block_schema_id, found.data) != (schema, data):
+            await client.update_block_document(
+                found.id, BlockDocumentUpdate(block_schema_id=schema, data=data)
+            )
+
+
+async def _documents(client: PrefectClient, kind: type[Block]) -> list[BlockDocument]:
+    """Every block of one kind; empty when the kind was never registered."""
+    found: list[BlockDocument] = []
+    while True:
+        try:
+            page = await client.read_block_documents_by_type(
+                kind.get_block_type_slug(), offset=len(found), limit=PAGE
+            )
+        except ObjectNotFound:
+            return found
+        found += page
+        if len(page) < PAGE:
+            return found
+
+
+PAGE = 200
+"""The most that Prefect gives at once."""
 
 
 async def load_stack(ref: str) -> StackSpec:
@@ -120,17 +168,16 @@ async def load_stack(ref: str) -> StackSpec:
     fields: dict[str, Any] = {
         "name": ref,
         **{k: v for k, v in stack.items() if k in PLAIN},
-        "services": {
-            name: await _part(ENGINES.get(str(engine), VllmServer), ref, name)
-            for name, engine in (engines if isinstance(engines, dict) else {}).items()
-        },
+        "services": {},
     }
+    wanted = engines if isinstance(engines, dict) else {}
+    for engine, kind in ENGINES.items():
+        names = [n for n, e in wanted.items() if (e if e in ENGINES else "vllm") == engine]
+        fields["services"] |= await _parts(kind, ref, names)
+    fields["services"] = {name: fields["services"][name] for name in wanted}  # in its own order
     for section, kind in MANY.items():
-        names = stack.get(section)
-        fields[section] = {
-            name: await _part(kind, ref, name)
-            for name in map(str, names if isinstance(names, list) else [])
-        }
+        listed = stack.get(section)
+        fields[section] = await _parts(kind, ref, listed if isinstance(listed, list) else [])
     for section, kind in ONE.items():
         fields[section] = await _load(kind, ref) if stack.get(section) else None
     try:
@@ -139,6 +186,13 @@ async def load_stack(ref: str) -> StackSpec:
         raise Permanent(
             "\n".join(faults(e.errors(), StackSpec, lambda p: _block(ref, p, engines)))
         ) from None
+
+
+async def registered() -> dict[str, dict[str, Any]]:
+    """The stored values of every registered stack's own block, by name, sorted."""
+    async with get_client() as client:
+        found = await _documents(client, Stack)
+    return {str(d.name): _values(Stack, d) for d in sorted(found, key=lambda d: str(d.name))}
 
 
 def _block(ref: str, path: Sequence[Any], engines: Any) -> str:
@@ -150,20 +204,37 @@ def _block(ref: str, path: Sequence[Any], engines: Any) -> str:
     return f"block {ONE.get(head, Stack).get_block_type_slug()}/{ref}"
 
 
-async def _part(kind: type[Block], ref: str, name: str) -> dict[str, Any]:
-    if (found := await _load(kind, block_name(ref, name))) is None:
-        raise Permanent(
-            f"block {kind.get_block_type_slug()}/{block_name(ref, name)} does not exist, and "
-            f"stack {ref!r} names it; run: runbooks apply STACK.yaml"
-        )
+async def _parts(kind: type[Block], ref: str, names: Sequence[str]) -> dict[str, Any]:
+    """The values of the named parts, by name.
+
+    Raises:
+        Permanent: one of them does not exist.
+    """
+    if not names:
+        return {}
+    async with get_client() as client:
+        there = {d.name: d for d in await _documents(client, kind)}
+    found = {}
+    for name in map(str, names):
+        if (document := there.get(block_name(ref, name))) is None:
+            raise Permanent(
+                f"block {kind.get_block_type_slug()}/{block_name(ref, name)} does not exist, and "
+                f"stack {ref!r} names it; run: runbooks apply STACK.yaml"
+            )
+        found[name] = _values(kind, document)
     return found
 
 
+def _values(kind: type[Block], document: BlockDocument) -> dict[str, Any]:
+    """As they are stored: whoever edited them is told by our own rules."""
+    return {k: v for k, v in document.data.items() if k in kind.model_fields}
+
+
 async def _load(kind: type[Block], name: str) -> dict[str, Any] | None:
-    """The values of a block as they are stored: whoever edited them is told by our own rules."""
+    """The values of one block; None when there is none."""
     async with get_client() as client:
         try:
             found = await client.read_block_document_by_name(name, kind.get_block_type_slug())
         except ObjectNotFound:
             return None
-    return {k: v for k, v in found.data.items() if k in kind.model_fields}
+    return _values(kind, found)

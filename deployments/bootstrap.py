@@ -25,7 +25,7 @@ from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
 from blocks.errors import Permanent
 from blocks.stack import StackSpec, lock_name
-from blocks.stack_blocks import Stack, save_stack
+from blocks.stack_blocks import registered, save_stack
 from deployments.connection import POOL
 
 HEARTBEAT = "runbooks: crash the runs whose heartbeat stopped"
@@ -58,17 +58,11 @@ async def prepare_server(*, schedules: bool = False) -> int:
         await _pool(client)
         await _heartbeat()
     await deploy()
-    return await set_schedules(True) if schedules or await _a_stack_wants_schedules() else 0
-
-
-async def _a_stack_wants_schedules() -> bool:
-    async with get_client() as client:
-        try:
-            kind = await client.read_block_type_by_slug(Stack.get_block_type_slug())
-        except ObjectNotFound:
-            return False
-        found = await client.read_block_documents_by_type(kind.slug)
-    return any(document.data.get("schedules") for document in found)
+    return (
+        await set_schedules(True)
+        if schedules or any(stack.get("schedules") for stack in (await registered()).values())
+        else 0
+    )
 
 
 async def _pool(client: PrefectClient) -> None:

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from flows.decisions.finding import Status
 from flows.decisions.plan import shown
+from flows.gpu_watch import GpuWatch
 from flows.platform_page import SIGN, action, fine, measured
 from flows.platform_report import PlatformReport, folded
 from flows.report import Report
@@ -43,7 +44,7 @@ _SHADE: dict[Status, str] = {"fail": "red", "unknown": "yellow", "warn": "yellow
 _COLOUR = {"passed": "green", "planned": "cyan", "failed": "red", "error": "red"}
 
 
-def show(report: Report | PlatformReport, console: Console) -> None:
+def show(report: Report | PlatformReport | GpuWatch, console: Console) -> None:
     """The outcome as a person reads it in a terminal."""
     colour = _COLOUR.get(report.verdict, "yellow")
     body = Text(report.message)
@@ -52,8 +53,12 @@ def show(report: Report | PlatformReport, console: Console) -> None:
     console.print(Panel(body, title=report.headline.split(":")[0], border_style=colour))
     if isinstance(report, PlatformReport):
         _findings(report, console)
-    else:
+    elif isinstance(report, Report):
         _change(report, console)
+    else:
+        for found in report.findings:
+            words = " ".join(filter(None, [found.check, found.value, found.evidence]))
+            console.print(f"{SIGN[found.status]} {words}", markup=False, highlight=False)
     for note in report.notes:
         console.print(f"note: {note}", style="dim", markup=False, highlight=False)
 

@@ -89,7 +89,7 @@ def classify(doc: Doc, probes: Sequence[Probe], machine: str = "") -> Found:
 def identify(probe: Probe) -> tuple[Kind, str] | None:
     """The kind that the answers of one address prove, and how; None where they prove none."""
     models, root = probe.ok("/v1/models"), probe.ok("/")
-    owners = {m.get("owned_by") for m in _models(models)}
+    owners = [m.get("owned_by") for m in _models(models)]
     if "vllm" in owners and _has(probe.ok("/version"), "version"):
         return "vllm", "answers /version, and /v1/models as vLLM"
     metrics = str(probe.ok("/metrics") or "")
@@ -121,7 +121,8 @@ def targets(probe: Probe) -> list[tuple[str, dict[str, str]]]:
     body = probe.ok("/api/v1/targets?state=active")
     data = body.get("data") if isinstance(body, dict) else None
     rows: list[tuple[str, dict[str, str]]] = []
-    for target in (data.get("activeTargets") or [] if isinstance(data, dict) else [])[:2000]:
+    active = data.get("activeTargets") if isinstance(data, dict) else None
+    for target in active[:5000] if isinstance(active, list) else []:
         labels = target.get("labels") if isinstance(target, dict) else None
         url = str(target.get("scrapeUrl") or "") if isinstance(target, dict) else ""
         place = url.partition("://")[2].partition("/")[0].lower()

@@ -19,11 +19,12 @@ from blocks.stack import StackSpec, is_file, read_stack_file
 from blocks.stack_blocks import load_stack
 from deployments.console import ENGINE_TALK, quieten
 from flows.decisions.diagnosis import Diagnosis
+from flows.gpu_watch import GpuWatch
 from flows.platform_report import PlatformReport, together
 from flows.report import Options, Report
 
-AnyReport = Report | PlatformReport
-"""Of one service, or of a whole platform."""
+AnyReport = Report | PlatformReport | GpuWatch
+"""Of one service, of a whole platform, or of one machine."""
 
 
 def procedures() -> dict[str, str]:
@@ -237,12 +238,18 @@ async def _read_report(client: Any, run_id: Any) -> AnyReport | None:
             type=ArtifactFilterType(any_=["result"]),
         )
     )
-    data = [a.data for a in found if str(a.key or "").endswith("-data")]
+    ours = sorted((a for a in found if str(a.key or "").endswith("-data")), key=lambda a: a.created)
+    data = [a.data for a in ours]
     # The server hands JSON data back as its text.
     values = [json.loads(d) if isinstance(d, str) else d for d in data]
-    if platforms := [PlatformReport.model_validate(v) for v in values if "findings" in v]:
+    if not values:
+        return None
+    if values[0]["procedure"] == "check-platform":
+        platforms = [PlatformReport.model_validate(v) for v in values]
         return together(sorted(platforms, key=lambda r: r.stack))
-    return Report.model_validate(values[0]) if values else None
+    if values[0]["procedure"] == "watch-gpus":
+        return GpuWatch.model_validate(values[0])
+    return Report.model_validate(values[-1])  # what an outage of a proxy ends with, its backend's
 
 
 async def recent(limit: int) -> list[dict[str, Any]]:

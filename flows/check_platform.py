@@ -8,25 +8,24 @@ import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any
 
-from prefect import flow, get_client
+from prefect import flow
 from prefect.client.schemas.objects import State
-from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
 from blocks.check_memory import CheckMemory, load_memory, save_memory
 from blocks.errors import Permanent, RunbookError
 from blocks.stack import StackSpec
-from blocks.stack_blocks import Stack, load_stack
+from blocks.stack_blocks import load_stack, registered
 from flows.checks.platform_view import Platform
 from flows.checks.registry import CHECKS, Check
 from flows.decisions.check_memory import remember
 from flows.decisions.finding import Finding
 from flows.platform_record import publish
 from flows.platform_report import PlatformReport, ordered, summary, together, verdict_of
-from flows.procedure import state_of
+from flows.procedure import state_of, tag
 from flows.report import Options
 
 PROCEDURE = "check-platform"
@@ -50,16 +49,17 @@ async def check_platform(
     """
     if "auto-scheduled" in (flow_run.tags or ()):
         options = options.model_copy(update={"source": "schedule", "actor": "schedule"})
-    names = await registered() if stack == EVERY else [stack]
+    names = list(await registered()) if stack == EVERY else [stack]
     if not names:
         raise Permanent("no stack is registered; run: runbooks apply STACK.yaml")
     stacks = {name: await _loaded(name, lenient=stack == EVERY) for name in names}
-    await _tag([s.name if isinstance(s, StackSpec) else n for n, s in stacks.items()], options)
+    named = [s.name if isinstance(s, StackSpec) else n for n, s in stacks.items()]
+    await tag(PROCEDURE, options, *(f"stack:{name}" for name in named))
     # Blocking readings of a machine that does not answer hold their threads until their time-out:
     # the few threads that asyncio starts with would then hold up everything else.
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS))
     reports = [await _check(name, spec, options) for name, spec in stacks.items()]
-    return cast(State[PlatformReport], state_of(cast(Any, together(reports))))
+    return state_of(together(reports))
 
 
 THREADS = 64
@@ -147,37 +147,3 @@ async def _remember(platform: Platform, report: PlatformReport) -> PlatformRepor
     except RunbookError as e:
         return report.model_copy(update={"notes": (*report.notes, str(e))})
     return report
-
-
-async def registered() -> list[str]:
-    """The names of every registered stack, sorted."""
-    async with get_client() as client:
-        try:
-            kind = await client.read_block_type_by_slug(Stack.get_block_type_slug())
-        except ObjectNotFound:
-            return []
-        names: list[str] = []
-        while True:
-            page = await client.read_block_documents_by_type(
-                kind.slug, offset=len(names), limit=200
-            )
-            names += [str(document.name) for document in page]
-            if len(page) < 200:
-                return sorted(names)
-
-
-async def _tag(stacks: list[str], options: Options) -> None:
-    """Tags an operator filters by; a server that does not take them changes nothing."""
-    tags = {f"stack:{name}" for name in stacks} | {
-        f"procedure:{PROCEDURE}",
-        f"actor:{options.actor or 'unknown'}",
-        f"source:{options.source}",
-    }
-    try:
-        async with get_client() as client:
-            await client.update_flow_run(
-                str(flow_run.id),  # type: ignore[arg-type]
-                tags=tags | set(flow_run.tags or ()),
-            )
-    except Exception as e:  # noqa: BLE001 - a label must not stop a check
-        get_run_logger().warning("the run could not be tagged: %s", e)

@@ -1,7 +1,7 @@
 """What every mutating procedure shares: its target, its record, its verdict as a state."""
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from prefect import get_client
 from prefect.client.schemas.objects import State
@@ -10,6 +10,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from blocks.errors import RunbookError, Unsafe
+from blocks.journal import Verdict
 from blocks.stack_blocks import load_stack
 from blocks.target import target_of
 from flows.record import publish
@@ -30,7 +31,7 @@ async def perform(procedure: str, stack: str, service: str, options: Options, bo
     if "auto-scheduled" in (flow_run.tags or ()):
         options = options.model_copy(update={"source": "schedule", "actor": "schedule"})
     run = Run(procedure, target, options, run_id=str(flow_run.id), spec=spec)
-    await _tag(run)
+    await tag(procedure, options, f"stack:{target.stack}", f"service:{target.name}")
     try:
         report = await body(run)
     except Unsafe as e:
@@ -66,7 +67,24 @@ _NEXT = {
 }
 
 
-def state_of(report: Report) -> State[Report]:
+class Judged(Protocol):
+    """What every report of a procedure has."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """How it ended."""
+        ...
+
+    @property
+    def headline(self) -> str:
+        """Its one line."""
+        ...
+
+
+R = TypeVar("R", bound=Judged)
+
+
+def state_of(report: R) -> State[R]:
     """The verdict as a Prefect state: only `passed` and `planned` are ever green."""
     make: Any = Completed if report.verdict in ("passed", "planned") else Failed
     return make(  # type: ignore[no-any-return]
@@ -74,17 +92,15 @@ def state_of(report: Report) -> State[Report]:
     )
 
 
-async def _tag(run: Run) -> None:
+async def tag(procedure: str, options: Options, *more: str) -> None:
     """Tags an operator filters by; a server that does not take them changes nothing."""
-    tags = {
-        f"stack:{run.target.stack}",
-        f"service:{run.target.name}",
-        f"procedure:{run.procedure}",
-        f"actor:{run.options.actor or 'unknown'}",
-        f"source:{run.options.source}",
-    }
+    actor, source = options.actor or "unknown", options.source
+    tags = {f"procedure:{procedure}", f"actor:{actor}", f"source:{source}", *more}
     try:
         async with get_client() as client:
-            await client.update_flow_run(run.run_id, tags=tags | set(flow_run.tags or ()))  # type: ignore[arg-type]
-    except Exception as e:  # noqa: BLE001 - a label must not stop a remedy
+            await client.update_flow_run(
+                str(flow_run.id),  # type: ignore[arg-type]
+                tags=tags | set(flow_run.tags or ()),
+            )
+    except Exception as e:  # noqa: BLE001 - a label must not stop a procedure
         get_run_logger().warning("the run could not be tagged: %s", e)

@@ -6,9 +6,9 @@ Handbooks: 001 "GPU monitoring" (nvidia-smi dmon, --query-gpu), 003 "nvidia-smi 
 import asyncio
 import time
 from datetime import UTC, datetime
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
-from prefect import flow, get_client
+from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
@@ -22,7 +22,7 @@ from blocks.stack import StackSpec
 from blocks.stack_blocks import load_stack
 from flows.gpu_charts import gpu_png
 from flows.gpu_watch import GpuWatch, judged, next_step, page, slack_text
-from flows.procedure import state_of
+from flows.procedure import state_of, tag
 from flows.report import Options
 from tasks.host_reads import read_host_task, sample_gpus
 from tasks.records import attempted, publish_artifact, publish_event, publish_slack
@@ -58,18 +58,18 @@ async def watch_gpus(
         options = options.model_copy(update={"source": "schedule", "actor": "schedule"})
     spec = await load_stack(stack)
     machine = _machine(spec, host)
-    await _tag(spec.name, host, options)
+    await tag(PROCEDURE, options, f"stack:{spec.name}", f"host:{host}")
     about = {"stack": spec.name, "host": host, "run_id": str(flow_run.id), "started_at": now}
     about |= {"actor": options.actor or "unknown", "source": options.source}
     if options.dry_run:
         found = await _planned(spec, host, window_s, interval_s)
-        return _state(GpuWatch(**about, **found, duration_s=time.monotonic() - began))
+        return state_of(GpuWatch(**about, **found, duration_s=time.monotonic() - began))
     file = home() / "gpus" / spec.name / f"{host}-{now:%Y%m%dT%H%M%S%fZ}.csv"
     window = await sample_gpus(host, machine, spec.prometheus, str(file), window_s, interval_s)
     report = _report(spec, host, window, {**about, "duration_s": time.monotonic() - began})
     level = get_run_logger().info if report.verdict == "passed" else get_run_logger().warning
     level(report.headline)
-    return _state(await _publish(report, spec, window))
+    return state_of(await _publish(report, spec, window))
 
 
 def _machine(spec: StackSpec, host: str) -> GpuHostSpec:
@@ -138,18 +138,3 @@ async def _publish(report: GpuWatch, spec: StackSpec, window: GpuWindow) -> GpuW
 async def _publish_page(report: GpuWatch, spec: StackSpec, window: GpuWindow) -> None:
     chart = await asyncio.to_thread(gpu_png, window, spec.checks)
     await publish_artifact(f"{PROCEDURE}-record", page(report, chart), report.headline)
-
-
-def _state(report: GpuWatch) -> State[GpuWatch]:
-    return cast(State[GpuWatch], state_of(cast(Any, report)))
-
-
-async def _tag(stack: str, host: str, options: Options) -> None:
-    """Tags an operator filters by; a server that does not take them changes nothing."""
-    tags = {f"stack:{stack}", f"host:{host}", f"procedure:{PROCEDURE}"}
-    tags |= {f"actor:{options.actor or 'unknown'}", f"source:{options.source}"}
-    try:
-        async with get_client() as client:
-            await client.update_flow_run(flow_run.id, tags=tags | set(flow_run.tags or ()))
-    except Exception as e:  # noqa: BLE001 - a label must not stop a watch
-        get_run_logger().warning("the run could not be tagged: %s", e)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
 from blocks.docker_host import DockerHostSpec
@@ -16,7 +16,7 @@ from blocks.models import ServingConfig
 from blocks.stack import parse_stack
 from deployments import discover as module
 from deployments import discover_static as static
-from deployments.discover_classify import classify, identify, targets
+from deployments.discover_classify import PATHS, classify, identify, targets
 from deployments.discover_found import Address, Compose, Device, Found, Inventory, Probe, Reply
 from deployments.discover_render import EXAMPLE, nothing_found, render
 from deployments.discover_service import compose_runtime, rungs, shares
@@ -168,23 +168,24 @@ def test_a_custom_image_is_known_by_what_it_answers(case: str) -> None:
     assert got.url == ("" if kind == "other" else "http://127.0.0.1:7001")
 
 
-@given(
-    st.recursive(
-        st.none() | st.text() | st.integers(),
-        lambda s: (
-            st.lists(s)
-            | st.dictionaries(
-                st.sampled_from(
-                    ["data", "title", "name", "owned_by", "id", "version", "max_model_len"]
-                ),
-                s,
-            )
-        ),
-    )
-)
-def test_no_answer_breaks_it(body: Any) -> None:
-    from deployments.discover_classify import PATHS
+_LEAF = st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.just([]) | st.just({})
+_KEYS = ("title", "name", "owned_by", "id", "version", "max_model_len", "labels", "scrapeUrl")
+_FLAT = st.dictionaries(st.sampled_from(_KEYS), _LEAF | st.dictionaries(st.text(max_size=3), _LEAF))
+_BODY = st.fixed_dictionaries(
+    {},
+    optional={
+        "data": _LEAF | st.lists(_LEAF | _FLAT, max_size=3) | _FLAT
+        | st.fixed_dictionaries({"activeTargets": _LEAF | st.lists(_LEAF | _FLAT, max_size=3)}),
+        "title": _LEAF, "name": _LEAF, "version": _LEAF, "versionInfo": _LEAF, "cluster": _LEAF,
+    },
+)  # fmt: skip
 
+
+@settings(max_examples=100, phases=[Phase.explicit, Phase.generate])
+@example({"data": [{"owned_by": []}]})
+@example({"data": {"activeTargets": 5}})
+@given(_LEAF | _BODY)
+def test_no_answer_breaks_it(body: Any) -> None:
     d = doc(image="vllm/vllm-openai", ports={"8000/tcp": port(8000)})
     for probe in probes(d, dict.fromkeys(PATHS["other"], body)):
         identify(probe)

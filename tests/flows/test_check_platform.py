@@ -18,10 +18,11 @@ from rich.console import Console
 from blocks.check_memory import load_memory
 from blocks.errors import Permanent, Transient
 from blocks.slack_workspace import SlackSpec, post
+from blocks.stack_blocks import registered
 from deployments.console import show
 from deployments.running import Request, _read_report, run_here
 from flows import check_platform as module
-from flows.check_platform import check_platform, findings_of, registered
+from flows.check_platform import check_platform, findings_of
 from flows.checks.platform_view import Platform
 from flows.decisions.finding import Finding
 from flows.platform_report import PlatformReport
