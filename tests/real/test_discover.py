@@ -264,7 +264,17 @@ def empty_engine(tmp_path: Path, docker_client: docker.DockerClient) -> Iterator
         missing("docker", "a second engine needs root and dockerd")
     folder = Path(f"/run/{uuid.uuid4().hex[:8]}")  # a socket's path has at most 107 characters
     url = f"unix://{folder}/s.sock"
-    argv = ["dockerd", "--host", url, "--data-root", str(tmp_path / "data"), "--exec-root"]
+    # In a network of its own: with --bridge=none it would take docker0 from the other engine.
+    argv = [
+        "unshare",
+        "--net",
+        "dockerd",
+        "--host",
+        url,
+        "--data-root",
+        str(tmp_path / "data"),
+        "--exec-root",
+    ]
     argv += [str(folder / "exec"), "--pidfile", str(folder / "pid"), "--bridge=none"]
     argv += ["--iptables=false", "--ip6tables=false"]
     folder.mkdir()
