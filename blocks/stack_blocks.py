@@ -8,7 +8,7 @@ from prefect.blocks.core import Block
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import BlockDocumentCreate, BlockDocumentUpdate
 from prefect.client.schemas.objects import BlockDocument
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from pydantic import ConfigDict, Field, ValidationError
 from pydantic_core import to_jsonable_python as jsonable
 
@@ -140,7 +140,9 @@ async def _documents(client: PrefectClient, kind: type[Block]) -> list[BlockDocu
             page = await client.read_block_documents_by_type(
                 kind.get_block_type_slug(), offset=len(found), limit=PAGE
             )
-        except ObjectNotFound:
+        except PrefectHTTPStatusError as e:
+            if e.response.status_code != 404:
+                raise
             return found
         found += page
         if len(page) < PAGE:

@@ -30,6 +30,16 @@ def record_page(browser: Any, url: str, file: Path) -> Path:
     return _small(file)
 
 
+def report_page(browser: Any, url: str, file: Path) -> Path:
+    """The daily check as the UI shows it."""
+    browser.resize(1440, 1100)
+    browser.open(url, "do this")
+    left = browser.run("document.querySelector('h1').getBoundingClientRect().left - 16")
+    bottom = browser.run("document.querySelector('table').getBoundingClientRect().bottom + 48")
+    browser.picture(file, (left, 0, 1440 - left, min(bottom, 1100)))
+    return _small(file)
+
+
 def terminal(browser: Any, ansi: str, file: Path) -> Path:
     """A terminal's output, escape codes and all, as a picture."""
     kept = [line for line in _CURSOR.sub("", ansi).rstrip().splitlines() if not _SPINS.search(line)]

@@ -5,6 +5,7 @@ import subprocess
 from urllib.parse import urlsplit
 
 import pytest
+from ruamel.yaml import YAML
 
 from tests.conftest import free_port, missing
 from tests.real import chromium
@@ -30,6 +31,9 @@ def up(tmp_path_factory):
             words = ("run", "remediate-oom", "--stack", str(stack), "--service", "wintermute")
             done = up.runbooks(*words)
             assert done.returncode == 0, done.stdout + done.stderr
+            done = up.runbooks("run", "check-platform", "--stack", str(troubled(box)))
+            assert done.returncode == 1, done.stdout + done.stderr
+            up.terminal = done.stdout
             yield up
         finally:
             box.stop_all()
@@ -46,6 +50,28 @@ def base(up):
     """The default UI's address: V2 has a path of its own, and links to `/` paths open V1."""
     settings = up.api("/ui-settings")
     return up.ui + settings[f"{settings['default_ui']}_base_url"].rstrip("/")
+
+
+def troubled(box):
+    """A stack file of the healed server beside a frozen one, on a machine with a hot GPU."""
+    box.add_vllm("armitage", params={"frozen": True, "startup_s": 0.1})
+    box.start("armitage")
+    box.wait_serving("armitage")
+    box.host(
+        "motoko",
+        gpus=[{"temperature_c": 91}],
+        disks=[
+            {"path": "/models", "used_share": 0.93, "free_gib": 61.0},
+        ],
+    )
+    document = box.stack("lab")
+    for service in document["services"].values():
+        service["policy"] = {"decode_timeout_s": 1}
+        service["host"] = "motoko"
+    file = box.dir / "lab.yaml"
+    with file.open("w") as f:
+        YAML().dump(document, f)
+    return file
 
 
 def the_one(up, kind, ready=lambda row: True):
@@ -130,6 +156,22 @@ def test_record_reads_the_same_in_the_other_ui(up, browser, base):
     )
 
 
+def test_the_daily_check_is_read_on_one_screen(up, browser, base):
+    found = the_one(up, "artifacts", lambda a: a["key"] == "check-platform-record")
+    browser.resize(1440, 1100)
+    browser.open(f"{base}/artifacts/artifact/{found['id']}", "Failed: lab", "do this")
+    rows = browser.run("[...document.querySelector('table').rows].map(r => r.innerText)")
+    signs = [row.split()[0] for row in rows[1:]]
+    order = "✗?⚠"
+    assert signs == sorted(signs, key=order.index) and signs[0] == "✗"
+    assert any("armitage" in row and "no token" in row for row in rows)
+    assert any("host motoko" in row and "91" in row for row in rows)
+    assert "runbooks run remediate-outage --stack lab --service armitage" in "".join(rows)
+    bottom = browser.run("document.querySelector('table').getBoundingClientRect().bottom")
+    assert bottom < 1100, "the table does not fit one screen"
+    assert "decoding · armitage" in up.terminal
+
+
 def test_inventory_can_be_opened(up, browser, base):
     browser.open(f"{base}/blocks", "sandbox--wintermute", "vLLM server")
     block = the_one(up, "block_documents", lambda b: b["name"] == "sandbox--wintermute")
@@ -152,6 +194,9 @@ def test_pictures_of_the_readme(up, browser, base, tmp_path, monkeypatch):
     record = the_one(up, "artifacts", lambda a: a["key"] == "remediate-oom-record")
     url = f"{base}/artifacts/artifact/{record['id']}"
     assert screenshot.record_page(browser, url, folder / "prefect-ui.png").exists()
+    report = the_one(up, "artifacts", lambda a: a["key"] == "check-platform-record")
+    url = f"{base}/artifacts/artifact/{report['id']}"
+    assert screenshot.report_page(browser, url, folder / "daily-check.png").exists()
     shown = "\x1b[1m1\x1b[0m   it lives\n"
     if wanted:
         env = {**up.env, "COLUMNS": "80", "FORCE_COLOR": "1", "TERM": "xterm-256color"}
