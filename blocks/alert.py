@@ -1,4 +1,4 @@
-"""A firing alert, whoever told of it. No I/O here."""
+"""A firing alert, whoever told of it, and the rules that make them. No I/O here."""
 
 from datetime import datetime
 from typing import Any
@@ -25,6 +25,14 @@ class Alert(Frozen):
     """What the service label holds; empty without one."""
     url: str = ""
     """Where its expression can be seen."""
+
+
+class Rules(Frozen):
+    """The alerting rules that a Prometheus has loaded."""
+
+    loaded: int
+    broken: tuple[str, ...] = ()
+    """`NAME: error` of those it cannot evaluate: they never fire."""
 
 
 def alert_of(

@@ -12,6 +12,7 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from blocks.deadline import within
+from blocks.http_words import why
 from blocks.models import Frozen
 from blocks.stack import StackSpec
 
@@ -71,22 +72,22 @@ async def read_certificate(where: str, timeout_s: float = 5.0) -> Certificate:
             # A file may lie on a mount that hangs.
             return _read(await within(timeout_s, lambda: _of_file(where)), where)
     except TimeoutError:
-        why = f"no answer within {timeout_s:g} s"
+        problem = f"no answer within {timeout_s:g} s"
     except ssl.SSLError as e:
         # Also a server that wants a certificate of ours before it shows the whole of its own.
         plain = e.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNEXPECTED_EOF_WHILE_READING")
-        why = "no TLS there" if plain else f"the TLS handshake failed ({e.reason or 'cut off'})"
+        problem = "no TLS there" if plain else f"the TLS handshake failed ({e.reason or 'cut off'})"
     except ConnectionRefusedError:
-        why = "connection refused"
+        problem = "connection refused"
     except ConnectionError:
-        why = "the connection was cut off: no TLS there?"
+        problem = "the connection was cut off: no TLS there?"
     except OSError as e:
-        why = _words(e, is_file=endpoint is None)
+        problem = why(e) if endpoint else _file_problem(e)
     except (ValueError, x509.UnsupportedGeneralNameType) as e:
-        why = (
+        problem = (
             str(e)[:200] if isinstance(e, _Unreadable) else "it is no certificate that can be read"
         )
-    return Certificate(where=where, problem=why)
+    return Certificate(where=where, problem=problem)
 
 
 class _Unreadable(ValueError):
@@ -160,11 +161,6 @@ def _normal(where: str) -> str:
     return where.lower() if _ENDPOINT.fullmatch(where) else where
 
 
-def _words(error: OSError, *, is_file: bool) -> str:
-    if is_file:
-        why = (error.strerror or type(error).__name__).lower()
-        return f"the file cannot be read: {why}; give its path on the worker's host, or HOST:PORT"
-    text = str(error).lower()
-    if "name or service not known" in text or "nodename nor servname" in text:
-        return "its host name is not known here"
-    return "no route to it" if "unreachable" in text or "no route" in text else "connection refused"
+def _file_problem(error: OSError) -> str:
+    cause = (error.strerror or type(error).__name__).lower()
+    return f"the file cannot be read: {cause}; give its path on the worker's host, or HOST:PORT"

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from blocks.command import capture, perform
-from blocks.command_status import read_status
+from blocks.command_status import image_in, process_in, read_status
 from blocks.errors import Permanent, RunbookError, Transient, Unsafe
 from blocks.journal import home
 from blocks.models import Frozen, How, Receipt, ServiceState, ServingConfig
@@ -46,7 +46,7 @@ class _Undo(Frozen):
     sha256_before: str
     sha256_after: str
     instance: str
-    """Pid or container id at `prepare`; empty when the status does not tell one."""
+    """The process at `prepare` (`process_in`); empty when the status does not tell one."""
 
     def file(self) -> FileSource:
         return _SOURCE.validate_python(self.source)
@@ -102,8 +102,8 @@ class CommandRuntime:
         return done.out
 
     async def image(self) -> str:
-        """Empty: a command does not tell."""
-        return ""
+        """The image that its status tells; empty: no container. Raises as `image_in`."""
+        return image_in(await self.state(), self.spec.status_format)
 
     async def prepare(self, after: ServingConfig, run_id: str, how: How = "apply") -> Receipt:
         """Check that the file can be edited and the commands exist; back the file up.
@@ -133,7 +133,7 @@ class CommandRuntime:
             backup=backup,
             sha256_before=old,
             sha256_after=new,
-            instance=state.instance if state.running else "",
+            instance=process_in(state, self.spec.status_format) if state.running else "",
         )
         return Receipt(
             runtime=self.spec.kind,
@@ -196,9 +196,19 @@ class CommandRuntime:
                 sha256_of_backup=undo.sha256_before,
                 expected_sha256=undo.sha256_after if exists else None,
             )
-        if not receipt.was_running:
+        if not edited:
+            await self._bring_up(receipt, source)
+        elif receipt.was_running:
+            await self._perform("restart", self.spec.restart, source)
+        else:
             await self._perform("stop", self.spec.stop, source)
-        elif edited or not (await self.state()).running:
+
+    async def _bring_up(self, receipt: Receipt, source: FileSource) -> None:
+        """Undo a pure restart: what was up is up; what came up of it is not taken down again."""
+        state = await self.state()
+        if state.phase == "unknown":
+            raise Transient(f"{self.service}: cannot tell what runs: {state.detail}")
+        if receipt.was_running and state.phase in ("exited", "missing"):
             await self._perform("restart", self.spec.restart, source)
 
     async def applied(self, receipt: Receipt) -> bool:
@@ -221,7 +231,7 @@ class CommandRuntime:
         state = await self.state()
         if state.phase == "unknown":
             raise Transient(f"{self.service}: cannot tell what runs: {state.detail}")
-        return state.instance != undo.instance
+        return process_in(state, self.spec.status_format) != undo.instance
 
     def _undo(self, receipt: Receipt) -> _Undo:
         if receipt.runtime != self.spec.kind or receipt.service != self.service:

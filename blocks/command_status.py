@@ -9,6 +9,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, get_args
 
+from blocks.errors import Permanent, Transient
 from blocks.models import Phase, ServiceState
 from blocks.service import StatusFormat
 
@@ -18,7 +19,8 @@ def read_status(status_format: StatusFormat, code: int, out: bytes, err: bytes) 
 
     Formats:
         systemd: `KEY=value` lines of `systemctl show`.
-        docker-state: JSON of a container's `.State` (or of the whole inspection).
+        docker-state: JSON of a container's whole inspection (`{{json .}}`). Of `{{json .State}}`
+            alone neither its image nor how often it restarted can be told.
         json: {phase | running, exit_code, oom_killed, restarts, started_at, finished_at, pid,
             detail}, times in ISO 8601.
         exit-code: 0 running, 3 stopped, 4 no such service (the LSB's numbers).
@@ -28,9 +30,10 @@ def read_status(status_format: StatusFormat, code: int, out: bytes, err: bytes) 
     text = _text(out)
     # A status command may speak the LSB code (3: stopped, 4: unknown unit) beside its words.
     if code != 0 and not (status_format in ("json", "systemd") and code in (3, 4) and text):
-        said = _text(err) or text
+        # An inspection holds the container's environment: it is never quoted.
+        said = _text(err) or ("" if text[:1] in ("{", "[") else text)
         if status_format == "docker-state" and re.search(r"no such (object|container)", said, re.I):
-            return ServiceState(phase="missing", detail="no such container")
+            return ServiceState(phase="missing", restarts_known=False, detail="no such container")
         return _unknown(f"the status command exited {code}: {_last_line(said)}")
     try:
         state = _READERS[status_format](text)
@@ -41,8 +44,37 @@ def read_status(status_format: StatusFormat, code: int, out: bytes, err: bytes) 
     return state
 
 
-def _unknown(detail: str, **more: Any) -> ServiceState:
-    return ServiceState(phase="unknown", detail=detail, **more)
+INSPECT = "docker inspect --format '{{json .}}'"
+
+
+def image_in(state: ServiceState, status_format: StatusFormat) -> str:
+    """The image that a status command told; empty where what it starts is no container.
+
+    Raises:
+        Permanent: there is no container, or the command prints only a part of its inspection.
+        Transient: the state could not be read.
+    """
+    if state.image or status_format != "docker-state":
+        return state.image
+    if state.phase == "missing":
+        raise Permanent(state.detail or "no such container")
+    if state.phase == "unknown":
+        raise Transient(f"its status tells nothing: {state.detail}")
+    raise Permanent(f"its status tells no image; write status: {INSPECT}")
+
+
+def process_in(state: ServiceState, status_format: StatusFormat) -> str:
+    """What tells two processes of a service apart; empty where the status does not.
+
+    A container keeps its id through `docker restart`: its latest start is told with it.
+    """
+    if status_format != "docker-state" or not state.instance or state.started_at is None:
+        return state.instance
+    return f"{state.instance} {state.started_at.isoformat()}"
+
+
+def _unknown(detail: str) -> ServiceState:
+    return ServiceState(phase="unknown", restarts_known=False, detail=detail)
 
 
 def _text(data: bytes) -> str:
@@ -59,7 +91,7 @@ def _from_code(code: int, said: str) -> ServiceState:
     phases: dict[int, Phase] = {0: "running", 3: "exited", 4: "missing"}
     if code not in phases:
         return _unknown(f"the status command exited {code}: {_last_line(said)}")
-    return ServiceState(phase=phases[code], detail=f"status exited {code}")
+    return ServiceState(phase=phases[code], restarts_known=False, detail=f"status exited {code}")
 
 
 def _from_systemd(text: str) -> ServiceState:
@@ -68,7 +100,7 @@ def _from_systemd(text: str) -> ServiceState:
     result = pairs.get("Result", "")
     detail = f"{active} ({sub}), result {result or 'unknown'}"
     if pairs.get("LoadState") == "not-found":
-        return ServiceState(phase="missing", detail="no such unit")
+        return ServiceState(phase="missing", restarts_known=False, detail="no such unit")
     phase: Phase = "unknown"
     if not active:
         detail = "no ActiveState line; use systemctl show -p ActiveState,SubState,Result,..."
@@ -81,12 +113,14 @@ def _from_systemd(text: str) -> ServiceState:
     elif active in ("inactive", "failed"):
         phase = "exited"
     ended = phase in ("exited", "restarting")
+    restarts = _number(pairs.get("NRestarts"))
     pid = _number(pairs.get("MainPID")) or (None if ended else _number(pairs.get("ExecMainPID")))
     return ServiceState(
         phase=phase,
         exit_code=_systemd_code(pairs) if ended else None,
         oom_killed=result == "oom-kill",
-        restarts=_number(pairs.get("NRestarts")) or 0,
+        restarts=restarts or 0,
+        restarts_known=restarts is not None,
         started_at=_systemd_time(pairs.get("ExecMainStartTimestamp")),
         finished_at=_systemd_time(pairs.get("ExecMainExitTimestamp")) if ended else None,
         instance=str(pid) if pid else "",
@@ -133,14 +167,17 @@ def _from_docker(text: str) -> ServiceState:
     elif status in ("exited", "dead", "created", "removing"):
         phase = "exited"
     live = phase == "running"
+    restarts = data.get("RestartCount", state.get("RestartCount"))
     return ServiceState(
         phase=phase,
         exit_code=None if live else state.get("ExitCode"),
         oom_killed=bool(state.get("OOMKilled", False)),
-        restarts=data.get("RestartCount") or state.get("RestartCount") or 0,
+        restarts=restarts or 0,
+        restarts_known=restarts is not None,
         started_at=_time(state.get("StartedAt")),
         finished_at=None if live else _time(state.get("FinishedAt")),
         instance=str(data.get("Id") or state.get("Pid") or ""),
+        image=str((data.get("Config") or {}).get("Image") or ""),
         detail=" ".join(filter(None, (status or "no Status", str(state.get("Error") or "")[:200]))),
     )
 
@@ -157,6 +194,7 @@ def _from_json(text: str) -> ServiceState:
         exit_code=None if phase == "running" else data.get("exit_code"),
         oom_killed=data.get("oom_killed") or False,
         restarts=data.get("restarts") or 0,
+        restarts_known=data.get("restarts") is not None,
         started_at=_time(data.get("started_at")),
         finished_at=_time(data.get("finished_at")),
         instance=str(data.get("pid") or ""),

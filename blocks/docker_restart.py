@@ -91,6 +91,11 @@ def restore(
         Permanent: container or backup are gone. Transient: restore again.
     """
     then = engine.inspect(note.container_id)
+    if note.before_sha256 == note.after_sha256:
+        # A pure restart: what was up is up; what came up of it is not taken down again.
+        if was_running and not is_up(then):
+            engine.start(note.container_id)
+        return
     exists = not note.backup or Path(_path(source)).exists()
     now = sha256_file(source) if exists else None
     if now not in (None, note.before_sha256, note.after_sha256):

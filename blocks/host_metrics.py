@@ -8,26 +8,14 @@ handbook 002, "Resource Metrics".
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol
 
 from blocks.host_reading import DiskReading, GpuReading, HostReading
+from blocks.metric_values import Sample
+from blocks.promql import quoted, selector
 
 GIB = 1024**3
-_LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _DCGM_BLANK = 0x7FFFFFF0
 """From here on DCGM's numbers mean "not measured" (dcgm_fields.h: DCGM_INT32_BLANK and up)."""
-
-
-class Sample(Protocol):
-    """One series of an instant answer."""
-
-    @property
-    def labels(self) -> Mapping[str, str]:
-        """Its labels."""
-
-    @property
-    def value(self) -> float:
-        """Its value now."""
 
 
 Answers = Mapping[str, Sequence[Sample] | str]
@@ -66,22 +54,21 @@ def questions(
     Raises:
         ValueError: a label's name is none.
     """
-    node = _matchers(labels)
+    node, idle = selector(labels), selector(labels, 'mode=~"idle|iowait"')
     seconds = "node_cpu_seconds_total"
     asked = {
         # Per machine, so that labels that match two of them are noticed.
-        "cpu": f'1 - sum by (instance) (rate({seconds}{{mode=~"idle|iowait",{node}}}[{window}]))'
-        f" / sum by (instance) (rate({seconds}{{{node}}}[{window}]))",
-        "memory": f"1 - node_memory_MemAvailable_bytes{{{node}}}"
-        f" / node_memory_MemTotal_bytes{{{node}}}",
+        "cpu": f"1 - sum by (instance) (rate({seconds}{idle}[{window}]))"
+        f" / sum by (instance) (rate({seconds}{node}[{window}]))",
+        "memory": f"1 - node_memory_MemAvailable_bytes{node} / node_memory_MemTotal_bytes{node}",
     }
     if disks:
-        mounts = "mountpoint=~" + _quoted("|".join(map(_literally, disks)))
+        mounts = "mountpoint=~" + quoted("|".join(map(_literally, disks)))
         for what in ("size", "free", "avail"):
-            asked[f"disk_{what}"] = f"node_filesystem_{what}_bytes{{{mounts},{node}}}"
+            asked[f"disk_{what}"] = f"node_filesystem_{what}_bytes{selector(labels, mounts)}"
     if gpus:
-        gpu = _matchers(gpu_labels or labels)
-        asked |= {name: f"{metric}{{{gpu}}}" for name, metric in _GPU_QUESTIONS.items()}
+        gpu = selector(gpu_labels or labels)
+        asked |= {name: f"{metric}{gpu}" for name, metric in _GPU_QUESTIONS.items()}
     return asked
 
 
@@ -239,18 +226,6 @@ def _scaled(value: float | None, unit: float) -> float | None:
 
 def _whole(value: float | None) -> int | None:
     return None if value is None else int(value)
-
-
-def _matchers(labels: Mapping[str, str]) -> str:
-    for name in labels:
-        if not _LABEL.fullmatch(name):
-            raise ValueError(f"{name[:60]!r} is no label of Prometheus; e.g. instance")
-    return ",".join(f"{name}={_quoted(value)}" for name, value in labels.items())
-
-
-def _quoted(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-    return f'"{escaped}"'
 
 
 def _literally(text: str) -> str:

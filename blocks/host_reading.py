@@ -11,16 +11,6 @@ Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
 
-GPU_FIELDS = (
-    "memory_used_gib",
-    "memory_total_gib",
-    "utilization",
-    "temperature_c",
-    "power_w",
-    "ecc_uncorrected",
-)
-"""The numbers of a GPU that a driver may or may not be able to tell."""
-
 
 class _Reading(Frozen):
     # Another machine's `runbooks reading` may be newer and say more.
@@ -65,6 +55,8 @@ class GpuReading(_Reading):
     known; it must not pass for 0."""
     xid_age_s: Amount | None = None
     """Seconds since `xid`; None: not known."""
+    xid_reaches_s: Amount | None = None
+    """How far back was looked for an Xid, seconds; None: not known. A 0 says nothing of before."""
     lost: bool = False
     """It fell off the bus, or hangs until it is reset."""
     unsupported: tuple[str, ...] = ()

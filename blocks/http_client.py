@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 
 from blocks.errors import Permanent, Transient
+from blocks.http_words import why
 from blocks.models import Frozen
 from blocks.secret_ref import resolve
 
@@ -109,7 +110,7 @@ async def fetch(
     except (TimeoutError, httpx.TimeoutException) as e:
         raise Transient(f"{where}{path}: no answer within {timeout_s:g} s") from e
     except httpx.ConnectError as e:
-        raise Unreachable(f"{where}: {_why(str(e))}") from e
+        raise Unreachable(f"{where}: {why(e)}") from e
     except httpx.LocalProtocolError:
         # Its text may repeat a header, and so the token.
         raise Permanent(f"{where}: the request cannot be sent; check url and token") from None
@@ -150,18 +151,3 @@ def check_status(answer: Answer, where: str, *, secret: str, prefix: str = "") -
 def _seconds(text: str) -> float | None:
     """Retry-After in seconds; a date or a foolish number is left out."""
     return float(text) if text.isascii() and text.isdigit() and len(text) < 6 else None
-
-
-def _why(text: str) -> str:
-    if "CERTIFICATE_VERIFY_FAILED" in text:
-        why = text.rsplit("certificate verify failed: ", 1)[-1].split(" (_ssl")[0]
-        return (
-            f"its certificate is not accepted ({why[:100]}); install its CA, or tls_verify: false"
-        )
-    if "[SSL" in text:
-        return "no TLS there; is the url http:// ?"
-    if "Name or service not known" in text or "nodename nor servname" in text:
-        return "its host name is not known here"
-    if "unreachable" in text.lower():
-        return "no route to it"
-    return "connection refused"

@@ -2,13 +2,13 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import httpx
 
-from blocks.secret_ref import resolve
+from blocks.http_client import client_to
+from blocks.http_words import why
 from blocks.service import Service
 
 MAX_BODY_BYTES = 1 << 20
@@ -26,26 +26,13 @@ class Sick(Exception):
         return isinstance(self.__cause__, httpx.TimeoutException | TimeoutError)
 
 
-@asynccontextmanager
-async def client_of(service: Service) -> AsyncIterator[httpx.AsyncClient]:
+def client_of(service: Service) -> AbstractAsyncContextManager[httpx.AsyncClient]:
     """A client for one look at a service, with its key and its view of certificates.
 
-    Raises:
+    Raises (once entered):
         Permanent: the API key cannot be resolved.
     """
-    # Not compressed: the bound on a body is then one on memory too.
-    headers = {"Accept-Encoding": "identity"}
-    if service.api_key:
-        headers["Authorization"] = f"Bearer {(await resolve(service.api_key)).get_secret_value()}"
-    async with httpx.AsyncClient(
-        base_url=service.url,
-        headers=headers,
-        # Loading the CA bundle costs 20 ms of CPU, which a look over plain HTTP can spare.
-        verify=service.tls_verify and service.url.startswith("https:"),
-        follow_redirects=False,
-        trust_env=False,  # a proxy variable of the worker must not stand between it and the GPU
-    ) as client:
-        yield client
+    return client_to(service.url, service.api_key, tls_verify=service.tls_verify)
 
 
 async def ask(
@@ -73,7 +60,7 @@ async def ask(
         words = "connection timed out" if isinstance(e, httpx.ConnectTimeout) else ""
         raise Sick(words or f"no answer within {timeout_s:g} s") from e
     except httpx.HTTPError as e:
-        raise Sick(_name(e)) from e
+        raise Sick(why(e)) from e
     try:
         return answer.status_code, json.loads(bytes(body))
     except (ValueError, RecursionError):
@@ -91,21 +78,3 @@ def answered(path: str, status: int) -> str:
     """`/path answered 401`, with the remedy where there is one."""
     remedy = ": set api_key of this service" if status in (401, 403) else ""
     return f"/{path} answered {status}{remedy}"
-
-
-def _name(e: httpx.HTTPError) -> str:
-    text = str(e)
-    if "CERTIFICATE_VERIFY_FAILED" in text:
-        why = text.rsplit("certificate verify failed: ", 1)[-1].split(" (_ssl")[0]
-        return (
-            f"its certificate is not accepted ({why[:100]}); install its CA, or tls_verify: false"
-        )
-    if "[SSL" in text:
-        return "no TLS there; is the url http:// ?"
-    if "Name or service not known" in text or "nodename nor servname" in text:
-        return "its host name is not known here"
-    return {
-        "ConnectError": "connection refused",
-        "RemoteProtocolError": "connection cut",
-        "ReadError": "connection cut",
-    }.get(type(e).__name__, type(e).__name__)

@@ -31,6 +31,8 @@ class KernelXids(Frozen):
     """PCI address `0000:4b:00` -> (Xid, seconds ago)."""
     whole: bool
     """Whether an absence means something: nothing of the last 24 h was overwritten."""
+    reaches_s: float | None = None
+    """Age of the first record, seconds: every boot begins a new log. None: it has no record."""
 
 
 def kernel_xids(path: str = KMSG) -> KernelXids:
@@ -45,18 +47,19 @@ def kernel_xids(path: str = KMSG) -> KernelXids:
 def parse(records: Iterable[bytes], now_s: float) -> KernelXids:
     """The Xids among records `priority,sequence,microseconds,flags;text`; `now_s` since boot."""
     last: dict[str, tuple[int, float]] = {}
-    whole: bool | None = None
+    whole, reaches_s = False, None
     for record in records:
         head, _, text = record.partition(b";")
         fields = head.split(b",")
         if len(fields) < 3 or not (fields[1].isdigit() and fields[2].isdigit()):
             continue
         ago = max(0.0, now_s - int(fields[2]) / 1e6)
-        if whole is None:
+        if reaches_s is None:
+            reaches_s = round(ago, 1)
             whole = int(fields[1]) == 0 or ago >= LOOK_BACK_S
         if found := _XID.search(text):
             last[found[1].decode().lower()] = (int(found[2]), round(ago, 1))
-    return KernelXids(last=last, whole=bool(whole))
+    return KernelXids(last=last, whole=whole, reaches_s=reaches_s)
 
 
 def joined(
@@ -67,7 +70,8 @@ def joined(
     known = []
     for gpu in gpus:
         _, xid, age = by_slot.pop(_slot(gpu.bus_id), ("", 0 if xids.whole else None, None))
-        known.append(gpu.model_copy(update={"xid": xid, "xid_age_s": age}))
+        found = {"xid": xid, "xid_age_s": age, "xid_reaches_s": xids.reaches_s}
+        known.append(gpu.model_copy(update=found))
     known += [
         GpuReading(
             bus_id=where,

@@ -52,14 +52,6 @@ def value(
     return _sum(_matching(series(page, names), labels))
 
 
-def peak(
-    page: MetricsPage, names: Sequence[str], labels: Mapping[str, str] | None = None
-) -> float | None:
-    """The highest of the series with these labels: a share is not summed over engines."""
-    values = _matching(series(page, names), labels)
-    return None if not values or any(map(math.isnan, values)) else max(values)
-
-
 def estimate(q: float, buckets: Iterable[Sample]) -> Estimate | None:
     """The q-quantile of cumulative buckets, as Prometheus interpolates it.
 
@@ -101,25 +93,6 @@ def estimate(q: float, buckets: Iterable[Sample]) -> Estimate | None:
     return Estimate(value=low + (bounds[at] - low) * share, count=count)
 
 
-def page_estimate(page: MetricsPage, q: float, names: Sequence[str]) -> Estimate | None:
-    """The q-quantile of everything a histogram has counted since its server started.
-
-    Args:
-        page: one scrape.
-        q: 0..1.
-        names: of the histogram without `_bucket`, the preferred one first.
-    """
-    return estimate(q, series(page, _buckets(names)))
-
-
-def quantile(page: MetricsPage, q: float, names: Sequence[str]) -> float | None:
-    """`page_estimate` as a bare number: beyond the last finite bucket it is that bound, which is
-    a lower bound only. A number to be held against a limit is taken from `page_estimate`.
-    """
-    found = page_estimate(page, q, names)
-    return found.value if found else None
-
-
 def delta_estimate(
     before: MetricsPage, after: MetricsPage, q: float, names: Sequence[str]
 ) -> Estimate | None:
@@ -128,14 +101,6 @@ def delta_estimate(
     A server that restarted in between has counted from zero: all it has counted is taken.
     """
     return estimate(q, _growth(before, after, _buckets(names)))
-
-
-def delta_quantile(
-    before: MetricsPage, after: MetricsPage, q: float, names: Sequence[str]
-) -> float | None:
-    """`delta_estimate` as a bare number, a lower bound beyond the last finite bucket."""
-    found = delta_estimate(before, after, q, names)
-    return found.value if found else None
 
 
 def counter_delta(

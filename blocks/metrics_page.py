@@ -7,25 +7,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from blocks.errors import Permanent, RunbookError
 from blocks.http_client import MAX_BODY_BYTES, check_status, client_to, fetch
-from blocks.metric_values import (
-    MetricsPage,
-    Sample,
-    counter_delta,
-    delta_quantile,
-    quantile,
-    value,
-)
+from blocks.metric_values import MetricsPage, Sample
 from blocks.service import Service
 
-__all__ = [
-    "MetricsPage",
-    "counter_delta",
-    "delta_quantile",
-    "parse",
-    "quantile",
-    "scrape",
-    "value",
-]
+__all__ = ["MetricsPage", "parse", "scrape"]
 
 _IN_A_THREAD = 256 * 1024
 """From here on parsing takes long enough (25 ms) to be felt by everything else on the loop."""

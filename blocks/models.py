@@ -66,10 +66,14 @@ class ServiceState(Frozen):
     oom_killed: bool = False
     restarts: int = 0
     """Automatic restarts since this instance was created (count)."""
+    restarts_known: bool = True
+    """False: its runtime does not tell how many; `restarts` is then 0 and means nothing."""
     started_at: datetime | None = None
     finished_at: datetime | None = None
     instance: str = ""
     """Container id or pid: another value means it was replaced."""
+    image: str = ""
+    """As its container names it, e.g. `vllm/vllm-openai:v0.9.2`; empty where it is not told."""
     detail: str = ""
 
     @property

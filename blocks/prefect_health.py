@@ -29,9 +29,8 @@ from prefect.states import Crashed
 
 from blocks.errors import Transient
 from blocks.models import Frozen
-from blocks.prefect_models import ActiveRun
+from blocks.prefect_models import POOL, ActiveRun
 
-POOL = "runbooks"
 _PAGE = 200
 _ACTIVE = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
 

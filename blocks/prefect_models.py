@@ -5,6 +5,9 @@ from typing import Literal
 
 from blocks.models import Frozen
 
+POOL = "runbooks"
+"""The work pool that every run of this product goes to."""
+
 ActiveState = Literal["PENDING", "RUNNING", "CANCELLING"]
 
 

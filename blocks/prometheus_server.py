@@ -10,7 +10,7 @@ import httpx
 from prefect.blocks.core import Block
 from pydantic import ConfigDict, Field
 
-from blocks.alert import Alert, alert_of
+from blocks.alert import Alert, Rules, alert_of
 from blocks.errors import Permanent, RunbookError, Transient
 from blocks.http_client import Answer, Unreachable, check_status, client_to, fetch
 from blocks.metric_values import Sample
@@ -18,7 +18,15 @@ from blocks.models import Frozen
 from blocks.secret_ref import SecretRef
 from blocks.web import HttpUrl
 
-__all__ = ["PrometheusServer", "PrometheusSpec", "Sample", "active", "query", "query_many"]
+__all__ = [
+    "PrometheusServer",
+    "PrometheusSpec",
+    "Sample",
+    "active",
+    "query",
+    "query_many",
+    "rules",
+]
 
 log = logging.getLogger(__name__)
 AT_ONCE = 8
@@ -128,6 +136,29 @@ async def active(spec: PrometheusSpec, service_label: str = "service") -> tuple[
         for i in firing
     ]
     return tuple(alert for alert in found if alert)
+
+
+async def rules(spec: PrometheusSpec) -> Rules:
+    """The alerting rules it has loaded: without any, that no alert fires says nothing.
+
+    Source: Prometheus HTTP API v1, `/api/v1/rules?type=alert`.
+
+    Raises:
+        Transient: no answer in time, 429, 5xx.
+        Permanent: no access, or no Prometheus there.
+    """
+    async with client_to(spec.url, spec.token, tls_verify=spec.tls_verify) as client:
+        answer = await fetch(client, "/api/v1/rules", spec.timeout_s, {"type": "alert"})
+    groups = _data(answer, f"{spec.url} (rules)").get("groups")
+    if not isinstance(groups, list):
+        raise Permanent(f"{spec.url} (rules) answers no list of groups; is it a Prometheus?")
+    lists = [group.get("rules") for group in groups if isinstance(group, dict)]
+    found = [rule for many in lists if isinstance(many, list) for rule in many]
+    # An old server does not know `type` and tells of recording rules too.
+    alerting = [r for r in found if isinstance(r, dict) and r.get("type") == "alerting"]
+    broken = [r for r in alerting if r.get("health") == "err"]
+    said = (" ".join(f"{r.get('name')}: {r.get('lastError', '')}".split()) for r in broken)
+    return Rules(loaded=len(alerting), broken=tuple(sorted(text[:200] for text in said)))
 
 
 async def _query(

@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from blocks.journal import home, write_atomically
+from blocks.prefect_models import POOL as POOL
 
-POOL = "runbooks"
 LEASES = "prefect.server.concurrency.lease_storage.filesystem"
 
 SETTINGS = {

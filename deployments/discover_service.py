@@ -184,7 +184,7 @@ def compose_runtime(container: str, compose: Compose) -> list[str]:
     folder = compose.directory or "/path/of/the/project"
     base = ["docker", "compose", "-p", compose.project]
     base += [word for file in compose.files for word in ("-f", file)]
-    inspect = ["docker", "inspect", "--format", "{{json .State}}", container]
+    inspect = ["docker", "inspect", "--format", "{{json .}}", container]
     variables = {f: f.upper() for f in ("max_model_len", "gpu_memory_utilization", "max_num_seqs")}
     return [
         "runtime:",
@@ -207,7 +207,7 @@ def _litellm(
     found: Found, names: Mapping[str, str], inventory: Inventory, engine: str, files: set[str]
 ) -> list[str]:
     docker = ["docker"] if engine == "local" else ["docker", "-H", inventory.engine]
-    inspect = [*docker, "inspect", "--format", "{{json .State}}", found.container]
+    inspect = [*docker, "inspect", "--format", "{{json .}}", found.container]
     lines = [
         "    runtime:",
         "      kind: command",

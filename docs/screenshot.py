@@ -34,6 +34,7 @@ def report_page(browser: Any, url: str, file: Path) -> Path:
     """The daily check as the UI shows it."""
     browser.resize(1440, 1100)
     browser.open(url, "do this")
+    browser.wait("the table", lambda: browser.run("!!document.querySelector('table')"))
     left = browser.run("document.querySelector('h1').getBoundingClientRect().left - 16")
     bottom = browser.run("document.querySelector('table').getBoundingClientRect().bottom + 48")
     browser.picture(file, (left, 0, 1440 - left, min(bottom, 1100)))

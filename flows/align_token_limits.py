@@ -112,7 +112,15 @@ async def align(run: Run, service: str = EVERY) -> Report:
 
 
 async def _change(run: Run, lengths: dict[str, int]) -> Report:
-    before = (await observe(run))[0].config
+    seen, health = await observe(run)
+    before = seen.config
+    if health.status == "unknown":
+        # Its verification could not succeed either: two restarts for nothing.
+        return run.report(
+            "inconclusive",
+            f"nothing was changed: the proxy cannot be measured, {health.reason}",
+            next_step="set api_key of the proxy, or wait until it is not throttled",
+        )
     found = misalignments(before.limits, lengths, run.spec.token_limits)
     after = before.changed(limits=realigned(before.limits, found))
     for model, advice in too_long(after.limits, lengths).items():

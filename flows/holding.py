@@ -112,6 +112,7 @@ def settle(run: Run, procedure: str, run_id: str, receipt: Receipt) -> None:
     if receipt.before == receipt.after:
         return
     now = datetime.now(UTC)
+    earlier = run.journal.applied()
     run.journal.save_applied(
         Applied(config=receipt.after, at=now, procedure=procedure, run_id=run_id)
     )
@@ -128,8 +129,8 @@ def settle(run: Run, procedure: str, run_id: str, receipt: Receipt) -> None:
         )
         return
     mark = run.journal.degraded()
-    if mark is None:
-        return
+    if mark is None or (earlier and earlier.config == receipt.after):
+        return  # back to what the product itself had put in place: as degraded as that
     ladder = run.target.service.ladder
     if procedure != "restore-context" or not step_back(receipt.after, mark.original, ladder):
         run.journal.clear_degraded()

@@ -10,6 +10,10 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
+_depth = 0
+"""How many blocks of this process are entered: a run may hold a service and then its proxy."""
+
+
 @contextlib.contextmanager
 def sigterm_cancels() -> Iterator[None]:
     """Let SIGTERM cancel the current task, as Ctrl-C does: at an `await`.
@@ -18,7 +22,8 @@ def sigterm_cancels() -> Iterator[None]:
     the event loop or a lock; a local run was then seen to hang. Under a worker it stays: only
     while its handler is in place does Prefect tell a cancelled run from a crashed one.
     """
-    if "PREFECT__FLOW_RUN_ID" in os.environ:
+    global _depth
+    if "PREFECT__FLOW_RUN_ID" in os.environ or _depth:
         yield
         return
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
@@ -28,9 +33,11 @@ def sigterm_cancels() -> Iterator[None]:
     except (ValueError, RuntimeError, NotImplementedError):
         yield  # not the main thread, or Windows: nobody sends it here
         return
+    _depth += 1
     try:
         yield
     finally:
+        _depth -= 1
         loop.remove_signal_handler(signal.SIGTERM)
         signal.signal(signal.SIGTERM, earlier if earlier is not None else signal.SIG_DFL)
 

@@ -25,6 +25,8 @@ async def publish(
         title, body = slack_message(report)
         problem = await attempted("Slack", lambda: publish_slack(slack, title, body, None))
         problems.append(problem or f"told {slack.channel} on Slack")
+    elif tell and report.verdict == "error":
+        problems.append("nobody was told: its inventory cannot be read, nor whom to tell")
     elif tell and report.verdict != "passed":
         problems.append("nobody was told: the stack has no slack section")
     report = _with(report, problems)

@@ -7,10 +7,9 @@ from datetime import datetime
 from blocks.errors import GuardReason
 from blocks.journal import Verdict
 from blocks.models import Frozen
+from blocks.stack import StackSpec
 from flows.decisions.finding import WORST_FIRST, Finding, Status
-from flows.report import Source
-
-WORST: tuple[Verdict, ...] = ("passed", "planned", "blocked", "inconclusive", "failed", "error")
+from flows.report import WORST, Source
 
 
 class PlatformReport(Frozen):
@@ -77,6 +76,25 @@ def summary(findings: Sequence[Finding], services: int) -> str:
         return f"all {counts['ok']} findings ok, {of}"
     parts = [f"{counts[s]} {_WORDS[s]}" for s in WORST_FIRST if counts[s]]
     return f"{', '.join(parts)}; {of}"
+
+
+def not_looked_at(spec: StackSpec) -> str:
+    """What no check looks at, because the inventory does not say where it is; empty: nothing.
+
+    What has no finding is not well: it is not known.
+    """
+    aims = any(
+        value is not None
+        for one in spec.services.values()
+        for value in one.slo.model_dump().values()
+    )
+    missing = [
+        (not (spec.prometheus or spec.alertmanager), "alerts (prometheus, alertmanager)"),
+        (not spec.hosts, "machines (hosts)"),
+        (not aims, "latency, error rate, throughput (slo of a service)"),
+    ]
+    parts = [what for lacks, what in missing if lacks]
+    return f"not looked at, for the inventory does not name it: {', '.join(parts)}" if parts else ""
 
 
 class Row(Frozen):

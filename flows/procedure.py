@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, TypeVar
+from uuid import UUID
 
 from prefect import get_client
 from prefect.client.schemas.objects import State
@@ -98,9 +99,8 @@ async def tag(procedure: str, options: Options, *more: str) -> None:
     tags = {f"procedure:{procedure}", f"actor:{actor}", f"source:{source}", *more}
     try:
         async with get_client() as client:
-            await client.update_flow_run(
-                str(flow_run.id),  # type: ignore[arg-type]
-                tags=tags | set(flow_run.tags or ()),
-            )
+            # Read anew: an earlier part of this run may have added its own.
+            now = await client.read_flow_run(UUID(str(flow_run.id)))
+            await client.update_flow_run(now.id, tags=tags | set(now.tags))
     except Exception as e:  # noqa: BLE001 - a label must not stop a procedure
         get_run_logger().warning("the run could not be tagged: %s", e)

@@ -70,6 +70,7 @@ def slack_text(report: Report) -> str:
         lines += [f"> {line[:200]}" for line in report.diagnosis.evidence[:2]]
     if report.plan:
         lines.append(f"*Plan* {report.plan.summary()}")
+    lines += [f"_{note[:300]}_" for note in report.notes[:3]]
     if report.next_step:
         lines.append(f"*You* {report.next_step}")
     return "\n".join([*lines, f"_by {report.actor} from {report.source}, run {report.run_id[:8]}_"])

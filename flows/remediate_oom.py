@@ -6,11 +6,11 @@ Handbooks: "OOM at Startup", "Out of Memory Errors", "OOM during compile", "High
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from flows.broken import on_broken
+from flows.broken import diagnosed, on_broken
 from flows.decisions.step_down import next_step
 from flows.procedure import perform, state_of
 from flows.report import Options, Report
-from flows.run import Run, examine
+from flows.run import Run
 from flows.stepping import Choose, step_down
 from tasks.reads import Observation
 
@@ -38,8 +38,10 @@ async def _remediate(run: Run) -> Report:
 
 
 async def _step(run: Run, seen: Observation) -> Report:
-    cause = run.diagnosis = await examine(run, seen)
-    return await step_down(run, seen.config, cause, choose_for_memory(run))
+    if report := await diagnosed(run, seen):
+        return report
+    assert run.diagnosis is not None  # noqa: S101 - it was just made
+    return await step_down(run, seen.config, run.diagnosis, choose_for_memory(run))
 
 
 def choose_for_memory(run: Run) -> Choose:

@@ -3,10 +3,11 @@
 from prefect import flow
 from prefect.client.schemas.objects import State
 
+from blocks.errors import Unsafe
 from blocks.model_link import dangling
 from blocks.models import ServingConfig
 from blocks.service import ArgumentsSource
-from flows.broken import on_broken
+from flows.broken import diagnosed, on_broken
 from flows.decisions.crash import UNSTABLE
 from flows.decisions.outage import Course, Measure, course
 from flows.decisions.plan import Plan
@@ -14,10 +15,10 @@ from flows.lifecycle import attempt
 from flows.planning import make_plan, plan_only
 from flows.procedure import perform, state_of
 from flows.proxy_outage import on_proxy
-from flows.remediate_crash import choose_for_crash
+from flows.remediate_crash import choose_for_crash, crashes_of
 from flows.remediate_oom import choose_for_memory
-from flows.report import Attempt, Options, Report
-from flows.run import Run, examine
+from flows.report import WORST, Attempt, Options, Report
+from flows.run import Run
 from flows.stepping import step_down
 from tasks.reads import Observation
 
@@ -47,42 +48,62 @@ async def remediate_outage(stack: str, service: str, options: Options = Options(
         return await on_broken(run, _treat)
 
     report = await perform(PROCEDURE, stack, service, options, body)
-    for backend in dead:
-        # One service, one lock, one record each: the backend is remedied by a part of its own.
-        report = await perform(PROCEDURE, stack, backend, options, body)
-    return state_of(report)
+    if not dead:
+        return state_of(report)
+    # One service, one lock, one record each; then the proxy in front of them once more.
+    backends = list(dict.fromkeys(dead))
+    reports = [
+        await perform(PROCEDURE, stack, name, options, lambda run: on_broken(run, _treat))
+        for name in backends
+    ]
+    if all(r.verdict == "passed" for r in reports):
+        reports.append(await perform(PROCEDURE, stack, service, options, body))
+    return state_of(max(reports, key=lambda r: WORST.index(r.verdict)))
 
 
 async def _treat(run: Run, seen: Observation) -> Report:
-    run.diagnosis = await examine(run, seen)
+    if report := await diagnosed(run, seen):
+        return report
+    assert run.diagnosis is not None  # noqa: S101 - it was just made
     model = run.target.service.model
     if problem := await dangling(model.link if model else None):
         advice = "put the model or its link back (switch-model), then rerun"
         return run.report(
             "failed", f"nothing was changed: {problem}; a restart would fail", next_step=advice
         )
+    requested = run.diagnosis.facts.get("requested_max_model_len")
     chosen = course(
         run.diagnosis,
-        crashes=_crashes(seen),
+        engine=run.target.service.engine,
+        crashes=await crashes_of(run, seen),
+        edited=str(seen.config.max_model_len or requested) != str(requested),
         can_recreate=isinstance(run.target.service.serving, ArgumentsSource),
-        can_roll_back=_earlier(run, seen.config) is not None,
+        can_roll_back=_known_good(run, seen.config) is not None,
     )
     if not chosen.measures:
         return run.report(
-            "failed",
-            f"nothing was changed: {chosen.reason}",
-            next_step=run.diagnosis.advice,
+            "failed", f"nothing was changed: {chosen.reason}", next_step=run.diagnosis.advice
         )
     return await _follow(run, seen, chosen)
 
 
-def _crashes(seen: Observation) -> int:
-    return seen.state.restarts + (seen.state.phase in ("exited", "restarting"))
+def _known_good(run: Run, config: ServingConfig) -> ServingConfig | None:
+    """The configuration to go back to: one that was verified, or that the last change replaced.
 
-
-def _earlier(run: Run, config: ServingConfig) -> ServingConfig | None:
-    """The configuration that the last change replaced, if it differs from the present one."""
-    return next((b.config for b in run.journal.backups() if b.config != config), None)
+    Where somebody edited the file since the last kept change, what that change had proved. Where
+    the change itself is in place, what it replaced, unless a remedy replaced it: that one is known
+    not to work.
+    """
+    applied = run.journal.applied()
+    if applied is None:
+        return None
+    if applied.config != config:
+        return applied.config
+    newest = next(iter(run.journal.backups()), None)
+    mine = newest is not None and newest.run_id == applied.run_id
+    if newest is None or not mine or newest.procedure.startswith("remediate-"):
+        return None
+    return newest.config if newest.config != config else None
 
 
 async def _follow(run: Run, seen: Observation, chosen: Course) -> Report:
@@ -90,40 +111,61 @@ async def _follow(run: Run, seen: Observation, chosen: Course) -> Report:
     failed: list[str] = []
     for measure in chosen.measures:
         if measure == "step-down":
-            return await _step_down(run, seen)
-        plan = _plan(run, seen.config, measure, chosen.reason)
-        run.plan = plan
+            report = await _step_down(run, seen)
+            if report.attempts or report.verdict in ("passed", "planned"):
+                return report
+            if chosen.measures[-1] == measure:
+                return report
+            failed.append(report.message)
+            continue
+        plan = run.plan = _plan(run, seen.config, measure, chosen.reason)
         if plan_only(run):
             order = ", then ".join(chosen.measures)
             return run.report("planned", f"would {order}: {chosen.reason}")
-        done = await attempt(run, plan)
+        try:
+            done = await attempt(run, plan)
+        except Unsafe as e:
+            if not failed:
+                raise
+            failed.append(f"{measure}: {e}")
+            continue
         if done.kept:
             took = done.verification.first_token_s or 0
             return run.report("passed", f"{_did(plan)}; healthy {took:.1f} s later, and stable")
+        if done.verification.outcome == "inconclusive":
+            why = done.verification.reason
+            return run.report(
+                "inconclusive",
+                f"{_did(plan)}, and whether that helped could not be measured ({why})",
+                next_step="make it measurable before anything else is tried",
+            )
         failed.append(f"{_did(plan)}: {done.verification.reason}")
-        if _now_a_step(run, done):
+        if measure != "rollback" and _calls_for_a_step(done):
             run.diagnosis = done.diagnosis_after
             return await _step_down(run, seen)
-    why = "; ".join(failed)
+    return _call_a_person(run, failed)
+
+
+def _call_a_person(run: Run, failed: list[str]) -> Report:
     advice = run.diagnosis.advice if run.diagnosis else ""
     return run.report(
         "failed",
-        f"nothing helped ({why}); everything is as it was before",
+        f"nothing helped ({'; '.join(failed)}); the configuration is as it was before",
         next_step=f"a person must look now. {advice}",
     )
 
 
-def _now_a_step(run: Run, done: Attempt) -> bool:
+def _calls_for_a_step(done: Attempt) -> bool:
     """Whether the failed start shows a cause that a smaller configuration treats."""
     after = done.diagnosis_after
-    return after is not None and course(after).measures == ("step-down",)
+    return after is not None and "step-down" in course(after).measures
 
 
 async def _step_down(run: Run, seen: Observation) -> Report:
     cause = run.diagnosis
     assert cause is not None  # noqa: S101 - the caller diagnosed
     if cause.label in UNSTABLE:
-        rule, procedure = choose_for_crash(run, _crashes(seen)), "remediate-crash"
+        rule, procedure = choose_for_crash(run, await crashes_of(run, seen)), "remediate-crash"
     else:
         rule, procedure = choose_for_memory(run), "remediate-oom"
     return await step_down(run, seen.config, cause, rule, procedure=procedure)
@@ -133,7 +175,7 @@ def _plan(run: Run, config: ServingConfig, measure: Measure, reason: str) -> Pla
     evidence = run.diagnosis.evidence if run.diagnosis else ()
     expected = "the service answers and decodes"
     if measure == "rollback":
-        earlier = _earlier(run, config)
+        earlier = _known_good(run, config)
         assert earlier is not None  # noqa: S101 - only then is it a measure
         return make_plan(
             run,
@@ -153,7 +195,7 @@ def _plan(run: Run, config: ServingConfig, measure: Measure, reason: str) -> Pla
         evidence=evidence,
         expected=expected,
         costs="Requests that are under way are lost.",
-        undo="the service returns to its earlier run state",
+        undo="nothing is to be put back: the numbers stay as they are",
     )
 
 

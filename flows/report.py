@@ -14,6 +14,9 @@ from flows.decisions.plan import Plan
 
 Source = Literal["cli", "ui", "schedule", "slack", "alert"]
 
+WORST: tuple[Verdict, ...] = ("passed", "planned", "blocked", "inconclusive", "failed", "error")
+"""Verdicts, the best first: of several reports the worst decides."""
+
 EXIT_CODES: dict[Verdict, int] = {
     "passed": 0,
     "planned": 0,

@@ -6,16 +6,15 @@ from prefect.states import Completed
 
 from blocks.journal import Verdict, degraded_services
 from flows.decisions.step_down import step_back
-from flows.follow_up import align_after
 from flows.holding import holding
 from flows.lifecycle import attempt
 from flows.planning import make_plan, plan_only
 from flows.procedure import perform, state_of
-from flows.report import Options, Report
+from flows.report import WORST, Options, Report
 from flows.run import Run, observe
+from flows.stepping import kept
 
 EVERY = "*"
-WORST: list[Verdict] = ["passed", "planned", "blocked", "inconclusive", "failed", "error"]
 
 
 @flow(name="restore-context", flow_run_name="restore-context {stack} {service}")
@@ -92,5 +91,4 @@ async def _step_up(run: Run) -> Report:
             f"{plan.summary()} did not hold ({done.verification.reason}); {done.undo}",
             next_step="it stays degraded; make room on the GPU before the next window",
         )
-    await align_after(run)
-    return run.report("passed", f"{plan.summary()}; decoding, and stable")
+    return await kept(run, f"{plan.summary()}; decoding")

@@ -24,6 +24,18 @@ async def routes_of(spec: StackSpec, proxy: str) -> dict[str, str | None]:
     }
 
 
+async def unreadable(spec: StackSpec) -> dict[str, str]:
+    """The proxies whose routes cannot be read on this worker: name -> why."""
+    found = {}
+    for name, service in spec.services.items():
+        if service.engine == "litellm":
+            try:
+                await routes_of(spec, name)
+            except RunbookError as e:
+                found[name] = str(e)
+    return found
+
+
 async def proxies_of(spec: StackSpec, service: str) -> list[str]:
     """The proxies that route to a service; one whose file cannot be read here is not among them."""
     found = []

@@ -49,7 +49,9 @@ class Run:
         Raises:
             Permanent: no such service.
         """
-        options = self.options.model_copy(update={"approval": ""})
+        # A digest names the service whose plan it approves; a bare yes was said of this one.
+        digest = "" if self.options.approval == "yes" else self.options.approval
+        options = self.options.model_copy(update={"approval": digest})
         target = target_of(self.spec, service)
         return Run(procedure, target, options, run_id=self.run_id, spec=self.spec)
 

@@ -48,11 +48,8 @@ async def step_down(
             return run.report("planned", f"would change {plan.summary()}: {plan.reason}")
         done = await attempt(run, plan)
         if done.kept:
-            await align_after(run)
             took = done.verification.first_token_s or 0
-            return run.report(
-                "passed", f"{plan.summary()}; decoding {took:.1f} s after the restart, and stable"
-            )
+            return await kept(run, f"{plan.summary()}; decoding {took:.1f} s after the restart")
         if done.verification.outcome == "inconclusive" or done.diagnosis_after is None:
             return run.report(
                 "inconclusive",
@@ -61,6 +58,18 @@ async def step_down(
             )
         config, cause = plan.after, done.diagnosis_after
         tried.append(plan.after)
+
+
+async def kept(run: Run, did: str) -> Report:
+    """The report on a step that holds: the proxy in front of the service follows it."""
+    after = await align_after(run)
+    if after.broken:
+        return run.report(
+            "failed",
+            f"{did}, and stable; but the proxy in front of it is left broken: {after.broken}",
+            next_step="look at the proxy now; remediate-outage on it reconciles first",
+        )
+    return run.report("passed", f"{did}, and stable", next_step=after.advice)
 
 
 def _plan(run: Run, original: ServingConfig, step: Step, cause: Diagnosis, procedure: str) -> Plan:

@@ -21,13 +21,19 @@ def expectation(target: Target, config: ServingConfig) -> Expectation:
 class Verifier:
     """Folds the looks of one verification into a judgement."""
 
-    def __init__(self, target: Target, config: ServingConfig, stabilisation_s: float) -> None:
+    def __init__(
+        self,
+        target: Target,
+        config: ServingConfig,
+        stabilisation_s: float,
+        restarts: int | None = None,
+    ) -> None:
         self._target = target
         self._expected = expectation(target, config)
         self._watch = Watch(
             start_timeout_s=target.service.policy.start_timeout_s, stabilisation_s=stabilisation_s
         )
-        self._mark = ""
+        self._mark, self._restarts = "", restarts
         self.looks: list[Look] = []
         self.first_token_s: float | None = None
         self.judgement: Judgement | None = None
@@ -60,20 +66,34 @@ class Verifier:
         # A container made or started for this change counts its restarts from zero; the
         # number a status command prints may be older than the change.
         docker = self._target.service.runtime.kind == "docker"
+        restarts = 0 if docker else state.restarts
+        if self._restarts is not None:
+            restarts = self._restarts
         self._expected = self._expected.model_copy(
-            update={"instance": state.instance, "restarts": 0 if docker else state.restarts}
+            update={"instance": state.instance, "restarts": restarts}
         )
 
 
 async def verify(
-    target: Target, config: ServingConfig, *, stabilisation_s: float | None = None
+    target: Target,
+    config: ServingConfig,
+    *,
+    stabilisation_s: float | None = None,
+    restarts: int | None = None,
 ) -> Verification:
     """Watch the service until it is proved healthy with `config`, or proved not to be.
+
+    Args:
+        target: the service.
+        config: what it must serve.
+        stabilisation_s: how long it must stay healthy; default: the policy's.
+        restarts: automatic restarts (count) that it had before nothing was changed; without it,
+            a container was made or started for this change and has none.
 
     Returns `inconclusive` when it could not be measured; never raises for a sick server.
     """
     rest = target.service.policy.stabilisation_s if stabilisation_s is None else stabilisation_s
-    verifier = Verifier(target, config, rest)
+    verifier = Verifier(target, config, rest, restarts)
     await watch_service(target, verifier.saw_enough)
     assert verifier.judgement is not None  # noqa: S101 - the watch ends with one
     return Verification(

@@ -8,8 +8,10 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
+from blocks.deadline import ended
 from blocks.errors import RunbookError
 from blocks.models import Frozen
+from tasks.places import Places
 
 T = TypeVar("T")
 Read = Callable[[], Awaitable[T]]
@@ -31,15 +33,8 @@ async def within(read: Awaitable[T], seconds: float) -> T | Unread:
     A reading that is late is left behind, not waited for: a blocking call in a thread ends by
     its own time-out, and must not hold the others meanwhile.
     """
-    work = asyncio.ensure_future(read)
-    try:
-        done, _ = await asyncio.wait({work}, timeout=max(0.0, seconds))
-    except BaseException:
-        work.cancel()
-        raise
-    if not done:
-        work.cancel()
-        work.add_done_callback(_forget)
+    work = await ended(seconds, read)
+    if work is None:
         return Unread(reason=f"not read within {seconds:.3g} s")
     error = work.exception()
     if error is None:
@@ -47,12 +42,6 @@ async def within(read: Awaitable[T], seconds: float) -> T | Unread:
     if isinstance(error, RunbookError):
         return Unread(reason=str(error)[:300])
     return Unread(reason=f"{type(error).__name__}: {str(error)[:200]}")
-
-
-def _forget(work: "asyncio.Future[Any]") -> None:
-    """Take the outcome of a reading that nobody waits for, so that nothing complains of it."""
-    if not work.cancelled():
-        work.exception()
 
 
 @task(name="read-many", task_run_name="read {label}", cache_policy=NO_CACHE)
@@ -68,13 +57,16 @@ async def read_many(
 
 
 class Reader:
-    """Reads things in groups: so many at once, each within its deadline."""
+    """Reads things in groups: so many at once, each within its deadline.
 
-    def __init__(self, at_once: int, deadline_s: float) -> None:
+    Args:
+        places: how many at once, shared by all readers of a run.
+        deadline_s: of one reading, seconds from its beginning.
+    """
+
+    def __init__(self, places: Places, deadline_s: float) -> None:
         self.deadline_s = deadline_s
-        self._at_once = at_once
-        self._all = asyncio.Semaphore(at_once)
-        self._of: dict[str, asyncio.Semaphore] = {}
+        self._places = places
 
     async def read(
         self, kind: str, reads: Mapping[str, Read[T]], machine: Mapping[str, str] | None = None
@@ -84,32 +76,25 @@ class Reader:
         Args:
             kind: what they are, for the names of the task runs.
             reads: name -> how it is read.
-            machine: name -> where it is. A machine that answers nothing never takes more than
-                half of the places, so that the things of others do not wait for it.
+            machine: name -> where it is; default: each on a machine of its own.
         """
         names = list(reads)
+        where = {name: (machine or {}).get(name) or f"{kind} {name}" for name in names}
+        self._places.expect(where.values())
         count = max(1, min(MOST_TASKS, len(names) // FEWEST_READS))
-        several = len(set((machine or {}).values())) > 1
         groups = []
         for number in range(count):
             mine = names[number::count]
             label = kind if count == 1 else f"{kind} {number + 1}/{count}"
-            group = {n: self._placed(reads[n], machine[n] if several else "") for n in mine}  # type: ignore[index]
-            groups.append(read_many(label, group))
+            groups.append(read_many(label, {n: self._placed(reads[n], where[n]) for n in mine}))
         merged: dict[str, T | Unread] = {}
         for found in await asyncio.gather(*groups):
             merged |= found
         return {name: merged[name] for name in names}
 
     def _placed(self, read: Read[T], machine: str) -> Callable[[], Awaitable[T | Unread]]:
-        half = max(1, self._at_once // 2)
-        own = self._of.setdefault(machine, asyncio.Semaphore(half)) if machine else None
-
         async def placed() -> T | Unread:
-            if own is None:
-                async with self._all:
-                    return await within(read(), self.deadline_s)
-            async with own, self._all:
+            async with self._places.on(machine):
                 return await within(read(), self.deadline_s)
 
         return placed

@@ -6,9 +6,6 @@ from flows.decisions.finding import Finding
 
 
 async def run(platform: Platform) -> list[Finding]:
-    """One finding for every service in a container."""
-    readings, services = await platform.services(), platform.spec.services
-    boxed = [
-        reading for name, reading in readings.items() if services[name].runtime.kind == "docker"
-    ]
-    return [one for one in map(image, boxed) if one is not None]
+    """One finding for every service in a container, whatever starts it."""
+    readings = (await platform.services()).values()
+    return [one for one in map(image, readings) if one is not None]

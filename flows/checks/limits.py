@@ -2,7 +2,6 @@
 
 import asyncio
 
-from blocks.errors import RunbookError
 from blocks.litellm_text import enforced
 from blocks.models import ServingConfig
 from flows.checks.platform_view import Platform
@@ -12,6 +11,9 @@ from flows.decisions.health import judge
 from flows.decisions.token_limits import CHECK, judge_limits
 from flows.routes import routes_of
 from flows.verify import expectation
+
+Routes = tuple[dict[str, str | None], bool]
+"""Model key -> the service behind it; and whether the proxy checks token limits at all."""
 
 
 async def run(platform: Platform) -> list[Finding]:

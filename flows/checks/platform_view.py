@@ -12,22 +12,36 @@ from blocks.target import Target, target_of
 from flows.checks.service_reader import read_service
 from flows.decisions.check_services import ServiceReading
 from tasks.check_reads import Read, Reader, Unread
+from tasks.places import Places
 
 T = TypeVar("T")
-LOGS_AT_ONCE = 6
-"""A log takes up to 4 MiB until it is counted: so many at once, whatever `at_once` says."""
+LOGS_AT_ONCE = 3
+"""Of one machine: a log takes up to 4 MiB until it is counted, and one that hangs its place."""
 
 
 class Platform:
-    """One platform as one check sees it. Each thing is read once, whoever asks for it."""
+    """One platform as one check sees it. Each thing is read once, whoever asks for it.
 
-    def __init__(self, spec: StackSpec, now: datetime, memory: CheckMemory | None = None) -> None:
+    Args:
+        spec: the inventory.
+        now: the time of the check (aware).
+        memory: of the last check.
+        places: shared with the platforms that are checked at the same time; default: its own.
+    """
+
+    def __init__(
+        self,
+        spec: StackSpec,
+        now: datetime,
+        memory: CheckMemory | None = None,
+        places: Places | None = None,
+    ) -> None:
         self.spec, self.now, self.memory = spec, now, memory
         self.policy = spec.checks
         self.since = now - timedelta(hours=spec.checks.window_h)
         self.targets: dict[str, Target] = {name: target_of(spec, name) for name in spec.services}
-        self._reader = Reader(spec.checks.at_once, spec.checks.deadline_s)
-        self._logs = asyncio.Semaphore(LOGS_AT_ONCE)
+        self._reader = Reader(places or Places(spec.checks.at_once), spec.checks.deadline_s)
+        self._logs = {m: asyncio.Semaphore(LOGS_AT_ONCE) for m in self.machines.values()}
         self._services: asyncio.Task[dict[str, ServiceReading]] | None = None
 
     async def read(
@@ -48,13 +62,16 @@ class Platform:
         return {n: urlsplit(s.url).hostname or "" for n, s in self.spec.services.items()}
 
     async def _read_services(self) -> dict[str, ServiceReading]:
+        machines = self.machines
+
         def reads(target: Target) -> Read[ServiceReading]:
+            logs = self._logs[machines[target.name]]
             return lambda: read_service(
-                target, self.since, self.now, self.policy.deadline_s, self._logs
+                target, self.since, self.now, self.policy.deadline_s, logs
             )
 
         wanted = {name: reads(target) for name, target in self.targets.items()}
-        found = await self.read("services", wanted, self.machines)
+        found = await self.read("services", wanted, machines)
         return {
             name: ServiceReading(name=name, problems={"state": seen.reason})
             if isinstance(seen, Unread)

@@ -20,7 +20,7 @@ async def run(platform: Platform) -> list[Finding]:
     asked: dict[str, dict[str, str]] = {}
     for name, service in platform.spec.services.items():
         try:
-            queries = slo_queries(name, service, window, platform.policy)
+            queries = slo_queries(service, window, platform.policy)
         except ValueError as e:
             found.append(_unknown(name, f"its labels: {e}"))
             continue

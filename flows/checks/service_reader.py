@@ -1,6 +1,7 @@
 """One reading of one service, all its parts at once; a part that fails takes no other with it."""
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable
 from datetime import datetime
@@ -13,6 +14,7 @@ from flows.decisions.check_services import ServiceReading
 from flows.decisions.diagnosis import Diagnosis, diagnose
 from flows.decisions.health import judge
 from flows.decisions.log_errors import LogErrors, group
+from flows.decisions.log_window import cut_short
 from flows.verify import expectation
 from tasks.check_reads import Unread, within
 
@@ -22,6 +24,9 @@ SMALL = 64 * 1024
 """A log of so few bytes is counted faster than a thread is found for it."""
 DECODE_SHARE = 0.8
 """Of the deadline: a frozen engine must be found to decode nothing before the time is up."""
+NO_TOKEN = "no token within"  # noqa: S105 - what a server is said not to answer
+MOST_DEADLINE_S = 300
+"""`checks.deadline_s` goes up to here."""
 SETTLE_S = 0.25
 """Kept back of the deadline, so that the parts that were read are told."""
 
@@ -46,7 +51,7 @@ async def read_service(
     reader = _Reader(target, deadline_s)
     state, serving, config = await asyncio.gather(
         reader.part("state", reader.runtime.state()),
-        reader.part("serving", answers(_hurried(target, deadline_s))),
+        reader.part("serving", _answers(target, deadline_s)),
         reader.part("config", reader.runtime.read_config()),
     )
     found = ServiceReading(name=target.name, state=state, serving=serving, config=config)
@@ -57,9 +62,9 @@ async def read_service(
         return found.model_copy(update={"problems": reader.problems})
     counted, image = await asyncio.gather(
         reader.part("log", _log(reader.runtime, found, target, since, now, logs)),
-        reader.part("image", reader.runtime.image()),
+        reader.part("image", _image(reader.runtime, state)),
     )
-    errors, cut, cause = counted or (None, False, None)
+    errors, cut, cause = counted or (None, "", None)
     return found.model_copy(
         update={
             "errors": errors,
@@ -90,14 +95,29 @@ class _Reader:
         return None
 
 
-def _hurried(target: Target, deadline_s: float) -> Target:
-    """The same service, with a completion that is given up before the deadline."""
+async def _image(runtime: Runtime, state: ServiceState) -> str:
+    return state.image or await runtime.image()
+
+
+async def _answers(target: Target, deadline_s: float) -> Serving:
+    """What it answers, its completion given up before the deadline.
+
+    A service that may take longer for a token than a whole check has not failed by then.
+    """
     policy = target.service.policy
-    limit = min(policy.decode_timeout_s, DECODE_SHARE * deadline_s)
-    policy = policy.model_copy(update={"decode_timeout_s": limit})
-    return target.model_copy(
-        update={"service": target.service.model_copy(update={"policy": policy})}
+    allowed = policy.decode_timeout_s
+    hurried = policy.model_copy(
+        update={"decode_timeout_s": min(allowed, DECODE_SHARE * deadline_s)}
     )
+    service = target.service.model_copy(update={"policy": hurried})
+    seen = await answers(target.model_copy(update={"service": service}))
+    if allowed <= deadline_s or seen.decoded is not False or NO_TOKEN not in seen.problem:
+        return seen
+    enough = math.ceil(allowed / DECODE_SHARE)
+    why = f"{seen.problem}; {allowed:g} s are allowed: raise checks.deadline_s to {enough}"
+    if enough > MOST_DEADLINE_S:
+        why = f"{seen.problem}; {allowed:g} s are allowed, more than a check may take"
+    return seen.model_copy(update={"decoded": None, "problem": why})
 
 
 async def _log(
@@ -107,16 +127,19 @@ async def _log(
     since: datetime,
     now: datetime,
     logs: asyncio.Semaphore,
-) -> tuple[LogErrors, bool, Diagnosis | None]:
-    """The error lines of the log, whether it was cut, and the cause where it does not serve."""
+) -> tuple[LogErrors, str, Diagnosis | None]:
+    """The error lines of the log, why it is not all, and the cause where it does not serve."""
     async with logs:
         log = await runtime.read_log(LOG_BYTES, since)
         if len(log) <= SMALL:
             errors = group(log, since, now)
         else:
             errors = await asyncio.to_thread(group, log, since, now)
-        cut = len(log) >= LOG_BYTES
-        state = seen.state
+        state, how = seen.state, target.service.runtime
+        cut = f"its last {LOG_BYTES >> 20} MiB" if len(log) >= LOG_BYTES else ""
+        if how.kind == "command" and not cut:
+            began = state.started_at if state else None
+            cut = cut_short(log, how.logs, errors.reaches, since, began)
         if state is None or not _sick(target, state, seen.serving, seen.config):
             return errors, cut, None
         # It may have ended before the window began.

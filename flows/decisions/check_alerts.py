@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
-from blocks.alert import Alert
+from blocks.alert import Alert, Rules
 from blocks.service import Service
 from flows.decisions.finding import Finding, Status
 from flows.decisions.latency import objectives
@@ -21,9 +21,12 @@ _DOWN = re.compile(
 
 
 def judge_alerts(
-    alerts: Sequence[Alert] | str, services: Mapping[str, Service], subject: str = SUBJECT
+    alerts: Sequence[Alert] | str,
+    services: Mapping[str, Service],
+    subject: str = SUBJECT,
+    rules: Rules | str | None = None,
 ) -> list[Finding]:
-    """One finding for all alerts of one name and service; one `ok` when none fires.
+    """One finding for all alerts of one name and service; one `ok` when none fires, but could.
 
     Severity critical, page, P0 or P1 fails; every other, and none at all, warns: an alert that
     nobody ranked is still one. Alerts that fire as long as alerting works (Watchdog) are none.
@@ -32,7 +35,33 @@ def judge_alerts(
         alerts: what fires, or why that is not known.
         services: of the stack, by name.
         subject: who was asked, for what is no service's.
+        rules: what Prometheus has loaded, or why that is not known; None: it was not asked.
     """
+    return [*_fired(alerts, services, subject, rules), *_broken(rules)]
+
+
+def _broken(rules: Rules | str | None) -> list[Finding]:
+    """Rules that cannot be evaluated: what they watch is not watched."""
+    if not isinstance(rules, Rules) or not rules.broken:
+        return []
+    return [
+        Finding(
+            check="alert rules",
+            subject="prometheus",
+            status="unknown",
+            value=f"{len(rules.broken)} of {rules.loaded} cannot be evaluated",
+            evidence="; ".join(rules.broken)[:300],
+            advice="mend their expressions: they never fire",
+        )
+    ]
+
+
+def _fired(
+    alerts: Sequence[Alert] | str,
+    services: Mapping[str, Service],
+    subject: str,
+    rules: Rules | str | None,
+) -> list[Finding]:
     if isinstance(alerts, str):
         return [Finding(check=CHECK, subject=subject, status="unknown", evidence=alerts[:300])]
     beats = sorted({a.name for a in alerts if _is_heartbeat(a)})
@@ -41,9 +70,7 @@ def judge_alerts(
         if not _is_heartbeat(alert):
             groups.setdefault((alert.name, _service(alert, services)), []).append(alert)
     if not groups:
-        evidence = f"{', '.join(beats)} fires, as it must" if beats else ""
-        none = {"status": "ok", "value": "none firing", "evidence": evidence}
-        return [Finding.model_validate({"check": CHECK, "subject": subject, **none})]
+        return [_none(subject, beats, rules)]
     found = [_judge(*key, group, services, subject) for key, group in groups.items()]
     return sorted(found, key=lambda f: (f.status != "fail", f.check, f.subject))
 
@@ -72,6 +99,25 @@ def _judge(
         evidence="; ".join(said)[:300],
         suggests=_procedure(name, services.get(service)),
     )
+
+
+def _none(subject: str, beats: Sequence[str], rules: Rules | str | None) -> Finding:
+    """Nothing fires: well, where anything can."""
+    found = Finding(check=CHECK, subject=subject, status="ok", value="none firing")
+    if beats:
+        # It came all the way from Prometheus: what stands behind the others works too.
+        return found.model_copy(update={"evidence": f"{', '.join(beats)} fires, as it must"})
+    if rules is None:
+        return found
+    if isinstance(rules, str):
+        blind = {"evidence": f"none arrived, but whether any can is not known: {rules}"[:300]}
+    elif rules.loaded > len(rules.broken):
+        count = rules.loaded - len(rules.broken)
+        return found.model_copy(update={"evidence": f"{count} alerting rules are evaluated"})
+    else:
+        what = "no alerting rules are loaded" if not rules.loaded else "no rule can be evaluated"
+        blind = {"evidence": what, "advice": "load rules into Prometheus: rule_files"}
+    return found.model_copy(update={"status": "unknown", "value": "", **blind})
 
 
 def _is_heartbeat(alert: Alert) -> bool:

@@ -1,12 +1,12 @@
 """Which certificates expire soon. Pure."""
 
-import math
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from blocks.certificate import Certificate
 from blocks.check_policy import CheckPolicy
 from flows.decisions.finding import Finding, Status
+from flows.decisions.words import span
 
 _DAY = timedelta(days=1)
 
@@ -44,12 +44,12 @@ def _when(
     begin: datetime, end: datetime, policy: CheckPolicy, now: datetime
 ) -> tuple[Status, str, str]:
     if now >= end:
-        return "fail", f"expired {_span(now - end)} ago", "renew it"
+        return "fail", f"expired {span((now - end).total_seconds())} ago", "renew it"
     if now < begin:
         advice = "check the clocks of both machines, or put the former certificate back"
-        return "fail", f"not valid for another {_span(begin - now)}", advice
+        return "fail", f"not valid for another {span((begin - now).total_seconds())}", advice
     left = end - now
-    value = f"{_span(left)} left"
+    value = f"{span(left.total_seconds())} left"
     if left <= policy.certificate_fail_days * _DAY:
         return "fail", value, "renew it"
     if left <= policy.certificate_warn_days * _DAY:
@@ -61,12 +61,3 @@ def _evidence(one: Certificate) -> str:
     until = f"{one.not_after:%Y-%m-%d %H:%M} UTC" if one.not_after else ""
     of = f"{one.subject or 'no subject'}, by {one.issuer or 'nobody named'}, until {until}"
     return f"{of}; {one.expires_first} of its chain expires first" if one.expires_first else of
-
-
-def _span(span: timedelta) -> str:
-    """Whole days, or hours below two days; rounded down."""
-    days = math.floor(span / _DAY)
-    if days >= 2:
-        return f"{days} days"
-    hours = math.floor(span / timedelta(hours=1))
-    return f"{hours} h" if hours else f"{math.floor(span / timedelta(minutes=1))} min"

@@ -8,6 +8,7 @@ from blocks.check_policy import CheckPolicy
 from blocks.gpu_host import GpuHostSpec
 from blocks.host_reading import DiskReading, GpuReading, HostReading
 from flows.decisions.finding import Finding, Status
+from flows.decisions.words import span
 from flows.decisions.xids import MILD, meaning, remedy
 
 DISK_FULL = 0.97
@@ -30,7 +31,9 @@ def judge_host(
     """
     subject = f"host {name}"
     disks = {disk.path: disk for disk in reading.disks}
-    wanted = [disks.get(path) or DiskReading(path=path) for path in dict.fromkeys(spec.disks)]
+    # Those that must be there, and whatever else a command tells of.
+    paths = dict.fromkeys([*spec.disks, *disks])
+    wanted = [disks.get(path) or DiskReading(path=path) for path in paths]
     if _blank(reading, wanted):
         parts = ["CPU", "memory", *(f"disk {d.path}" for d in wanted)]
         parts += ["GPUs"] if spec.gpus else []
@@ -69,18 +72,7 @@ def judge_gpus(name: str, reading: HostReading, policy: CheckPolicy) -> list[Fin
             )
         ]
     found = [one for gpu in reading.gpus for one in _gpu(subject, gpu, reading, policy)]
-    unheard = [gpu.label for gpu in reading.gpus if gpu.xid is None and not gpu.lost]
-    if unheard:
-        why = reading.about("xid") or "the reading does not tell them"
-        found.append(
-            Finding(
-                check="xid",
-                subject=subject,
-                status="unknown",
-                evidence=f"not measured: Xid errors of {_few(unheard)}; {why}",
-            )
-        )
-    return found
+    return found + _xids_unknown(subject, reading.gpus, reading.about("xid"), policy)
 
 
 def driver_problem(driver: str | None, cuda: str | None) -> str:
@@ -219,8 +211,38 @@ def _temperature(subject: str, gpu: GpuReading, policy: CheckPolicy) -> Iterable
     )
 
 
+def _xids_unknown(
+    subject: str, gpus: Iterable[GpuReading], why: str, policy: CheckPolicy
+) -> list[Finding]:
+    """One finding for all GPUs of which nobody knows whether the window saw an Xid."""
+    there = [gpu for gpu in gpus if not gpu.lost]
+    unheard = [gpu.label for gpu in there if gpu.xid is None]
+    young = [gpu for gpu in there if _young(gpu, policy)]
+    found = Finding(check="xid", subject=subject, status="unknown")
+    said, update = [], {}
+    if unheard:
+        why = why or "the reading does not tell them"
+        said.append(f"not measured: Xid errors of {_few(unheard)}; {why}")
+    if young:
+        begins = span(min(gpu.xid_reaches_s or 0.0 for gpu in young))
+        said.append(
+            f"none of {_few([gpu.label for gpu in young])} since the kernel's log begins, "
+            f"{begins} ago; every boot begins a new one"
+        )
+        update = {"advice": "look at the boot before: journalctl -k -b -1 -g Xid"}
+        if not unheard:
+            update |= {"value": "none seen", "threshold": f"none in {policy.window_h:g} h"}
+    return [found.model_copy(update={"evidence": "; ".join(said), **update})] if said else []
+
+
+def _young(gpu: GpuReading, policy: CheckPolicy) -> bool:
+    """Whether none was seen by who could not look back far enough."""
+    reaches_s = gpu.xid_reaches_s
+    return gpu.xid == 0 and reaches_s is not None and reaches_s < policy.window_h * 3600
+
+
 def _xid(subject: str, gpu: GpuReading, policy: CheckPolicy) -> Iterable[Finding]:
-    if gpu.xid is None:
+    if gpu.xid is None or _young(gpu, policy):
         return
     past = gpu.xid_age_s is not None and gpu.xid_age_s > policy.window_h * 3600
     bad = gpu.xid > 0 and not past

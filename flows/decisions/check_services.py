@@ -1,5 +1,6 @@
 """What the readings of one service mean: decoding, restarts, error lines, image, drift. Pure."""
 
+import re
 from datetime import datetime, timedelta
 
 from blocks.check_memory import Remembered
@@ -10,9 +11,12 @@ from flows.decisions.diagnosis import Diagnosis
 from flows.decisions.finding import Finding
 from flows.decisions.health import Expectation, judge
 from flows.decisions.log_errors import LogErrors
+from flows.decisions.words import span
 
 FIRST = "first check: compared from the next one on"
 OUTAGE = "remediate-outage"
+UNCOUNTED = "its status does not tell how often it restarted"
+COUNT = "let runtime.status tell the count: docs/runtimes.md, Status formats"
 
 
 class ServiceReading(Frozen):
@@ -23,8 +27,8 @@ class ServiceReading(Frozen):
     serving: Serving | None = None
     config: ServingConfig | None = None
     errors: LogErrors | None = None
-    log_cut: bool = False
-    """The log is longer than what was read of it."""
+    log_cut: str = ""
+    """Why what was read is not all of the log within the window; empty: it is all."""
     image: str | None = None
     """Empty: no container."""
     diagnosis: Diagnosis | None = None
@@ -96,7 +100,8 @@ def restarts(
     """Restarts since the last check, or within the window where there was none.
 
     Another container or process counts as one restart, and so does a start after the last
-    check without a counted one. Handbook 003: a service that restarts is looked at.
+    check without a counted one. Where the status tells no count it is at least that one, or
+    unknown. Handbook 003: a service that restarts is looked at.
     """
     found = Finding(
         check="restarts",
@@ -110,18 +115,24 @@ def restarts(
         return found.model_copy(update={"evidence": detail or reading.unread("state")})
     if state.started_at is None:
         return found.model_copy(update={"evidence": f"{state.phase}; when it started is not known"})
+    least = ""
     if before is None or before.started_at is None:
         count, since = _restarts_within(state, now - timedelta(hours=policy.window_h))
+        if count is None:
+            evidence = f"started {ago(state.started_at, now)}; {since}"
+            return found.model_copy(update={"evidence": evidence, "advice": COUNT})
         since = f"{since}, in a window of {policy.window_h:g} h" if count else since
     else:
         count = _restarts_since(state, before)
         since = f"since the check {ago(before.at, now)}"
-        if state.instance != before.instance:
+        if count and state.instance != before.instance:
             since += "; it is another container or process now"
+        if count and not state.restarts_known:
+            least, since = "≥ ", f"{since}; {UNCOUNTED}"
     return found.model_copy(
         update={
             "status": "ok" if count == 0 else "warn" if count < policy.restarts_fail else "fail",
-            "value": str(count),
+            "value": f"{least}{count}",
             "evidence": f"{since}; started {ago(state.started_at, now)}",
             "suggests": "remediate-crash" if count >= policy.restarts_fail else "",
             "advice": "see why it ended: runbooks diagnose" if count else "",
@@ -130,22 +141,36 @@ def restarts(
 
 
 def _restarts_since(state: ServiceState, before: Remembered) -> int:
-    if state.instance != before.instance:
+    """At least so many; exactly so many where the runtime counts them."""
+    if state.started_at == before.started_at:
+        return 0
+    if not state.restarts_known:
+        return 1
+    # A pid is another one after every start, and the count of its unit goes on.
+    container = bool(state.instance) and not state.instance.isdecimal()
+    if container and state.instance != before.instance:
         return 1 + state.restarts
-    counted = max(0, state.restarts - before.restarts)
-    began_anew = before.started_at is not None and state.started_at != before.started_at
-    return max(counted, int(began_anew))
+    counted = state.restarts - before.restarts
+    # Less than before: a start by hand, which is one, set the count back to zero.
+    return 1 + state.restarts if counted < 0 else max(1, counted)
 
 
-def _restarts_within(state: ServiceState, begin: datetime) -> tuple[int, str]:
+def _restarts_within(state: ServiceState, begin: datetime) -> tuple[int | None, str]:
     """Without an earlier check: the runtime's own count, where the latest start is recent."""
-    if state.started_at is None or state.started_at < begin or not state.restarts:
+    if state.started_at is None or state.started_at < begin:
+        return 0, "no automatic restart"
+    if not state.restarts_known:
+        return None, UNCOUNTED
+    if not state.restarts:
         return 0, "no automatic restart"
     return state.restarts, "since it was created"
 
 
 def error_lines(reading: ServiceReading, since: datetime, policy: CheckPolicy) -> Finding:
-    """Error lines of its log within the window, grouped; what is known to be benign left out."""
+    """Error lines of its log within the window, grouped; what is known to be benign left out.
+
+    Few in a part of the window say nothing of the rest of it: that is unknown.
+    """
     window = f"{policy.window_h:g} h"
     found = Finding(
         check="error lines",
@@ -156,10 +181,14 @@ def error_lines(reading: ServiceReading, since: datetime, policy: CheckPolicy) -
     errors = reading.errors
     if errors is None:
         return found.model_copy(update={"evidence": reading.unread("log")})
-    notes = []
-    if reading.log_cut and (errors.reaches is None or errors.reaches > since):
-        back = f"to {errors.reaches:%H:%M}" if errors.reaches else "not known how far"
-        notes.append(f"the log's last 4 MiB, back {back}")
+    bad = errors.count >= policy.error_lines_warn
+    notes, value = [], str(errors.count)
+    short = bool(reading.log_cut) and (errors.reaches is None or errors.reaches > since)
+    if short:
+        form = "%H:%M" if policy.window_h <= 24 else "%d %b %H:%M"
+        at = errors.reaches and f"{errors.reaches.astimezone(since.tzinfo):{form}}"
+        value += f" since {at}" if at else " in what was read"
+        notes.append(f"only a part was read: {reading.log_cut}")
     if not errors.dated:
         notes.append("no time stamps: the whole log")
     said = [f"{g.count}× {g.sample}" for g in errors.groups[:3]]
@@ -168,8 +197,8 @@ def error_lines(reading: ServiceReading, since: datetime, policy: CheckPolicy) -
         said.append(f"and {more} more")
     return found.model_copy(
         update={
-            "status": "warn" if errors.count >= policy.error_lines_warn else "ok",
-            "value": str(errors.count),
+            "status": "warn" if bad else "unknown" if short else "ok",
+            "value": value,
             "evidence": "; ".join(notes + said),
             "advice": "look: runbooks diagnose" if errors.count else "",
         }
@@ -179,7 +208,8 @@ def error_lines(reading: ServiceReading, since: datetime, policy: CheckPolicy) -
 def image(reading: ServiceReading) -> Finding | None:
     """Whether its image is pinned; None where there is no container.
 
-    Handbook 000, 2.1: "never latest". A digest, an image id, or any other tag counts as pinned.
+    Handbook 000, 2.1: "never latest". A digest or an image id is pinned, and so is a tag with a
+    number in it; `main`, `stable` or `nightly` is another image tomorrow.
     """
     found = Finding(
         check="image", subject=reading.name, status="unknown", threshold="a version or a digest"
@@ -193,7 +223,7 @@ def image(reading: ServiceReading) -> Finding | None:
     if digest or name.startswith("sha256:"):
         return found.model_copy(update={"status": "ok"})
     _, _, tag = name.rsplit("/", 1)[-1].partition(":")
-    if tag and tag != "latest" and not tag.endswith("-latest"):
+    if any(c.isdigit() for c in tag) and not re.search(r"(?:^|[-_.])latest(?:$|[-_.])", tag):
         return found.model_copy(update={"status": "ok"})
     return found.model_copy(
         update={
@@ -237,14 +267,6 @@ def drift(
 
 def _word(value: object) -> str:
     return "not set" if value is None else str(value)
-
-
-def span(seconds: float) -> str:
-    """A duration as a person says it: 40 s, 12 min, 5.0 h, 3.0 d."""
-    for unit, size, form in (("d", 86_400, ".1f"), ("h", 3600, ".1f"), ("min", 60, ".0f")):
-        if seconds >= 2 * size or (unit == "min" and seconds >= 90):
-            return f"{seconds / size:{form}} {unit}"
-    return f"{max(0.0, seconds):.0f} s"
 
 
 def ago(at: datetime, now: datetime) -> str:

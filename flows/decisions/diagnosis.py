@@ -43,6 +43,10 @@ class Diagnosis(Frozen):
     advice: str = ""
     remedy: str | None = None
     """The procedure that can act on it; None where only a person can."""
+    ready: bool = False
+    """The latest start had come up before: what only a start can fail of is not its cause."""
+    crashes: int = 0
+    """Starts in the log that show a failure (count)."""
 
 
 class _Claim:
@@ -113,7 +117,7 @@ def diagnose(log: object, exit_code: int | None = None, oom_killed: bool = False
             and degradations, not a cause that the log states.
         oom_killed: the runtime's own word that the kernel killed it: it beats everything.
     """
-    starts, any_line = read_starts(log)
+    starts, any_line, ill = read_starts(log)
     last = starts[-1]
     claims = _claims(last)
     shown, recovered = last, False
@@ -129,7 +133,7 @@ def diagnose(log: object, exit_code: int | None = None, oom_killed: bool = False
     if oom_killed:
         facts["oom_killed"] = "true"
     if not claims:
-        return _nothing(last, any_line, facts)
+        return _nothing(last, any_line, facts, ill)
     best = max(claims, key=_Claim.rank)
     hits = [claim.hit for claim in claims if claim.label == best.label and claim.hit is not None]
     evidence = lines_of(hits)
@@ -144,10 +148,12 @@ def diagnose(log: object, exit_code: int | None = None, oom_killed: bool = False
         facts=facts,
         advice=advise(best.label, facts),
         remedy=None if recovered else REMEDIES.get(best.label),
+        ready=last.ready,
+        crashes=ill,
     )
 
 
-def _nothing(last: Start, any_line: bool, facts: Facts) -> Diagnosis:
+def _nothing(last: Start, any_line: bool, facts: Facts, ill: int) -> Diagnosis:
     """No rule spoke: benign, unless lines look like errors that no rule knows."""
     unknown = last.unknown[True] if last.ready else last.unknown[False]
     if unknown or not any_line:
@@ -157,6 +163,8 @@ def _nothing(last: Start, any_line: bool, facts: Facts) -> Diagnosis:
         evidence=tuple(" ".join(redact(line).split())[:400] for line in unknown),
         facts=facts | facts_of([], last.settings.values()),
         advice=advise("healthy_noise", facts),
+        ready=last.ready,
+        crashes=ill,
     )
 
 

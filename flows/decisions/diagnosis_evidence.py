@@ -260,21 +260,24 @@ class Start:
                 self.fp8[self.open_fp8] = (hit, True)
 
 
-def read_starts(log: object) -> tuple[list[Start], bool]:
-    """The last start that shows something, the last start, and whether the log had any line."""
-    current, earlier, order = Start(), None, -1
+def read_starts(log: object) -> tuple[list[Start], bool, int]:
+    """The last start that shows something, the last start, whether the log had any line, and how
+    many starts show something (count).
+    """
+    current, earlier, order, ill = Start(), None, -1, 0
     for order, raw in enumerate(candidates(log)):
         text, low = clean(raw)
         reading = read_line(low)
         if "banner" in reading.tags:
             if current.hits:
-                earlier = current
+                earlier, ill = current, ill + 1
             current = Start()
         current.line(order, text, low, reading)
     if order >= 0 and all(RULES[number].weight <= CUT_WEIGHT for number, _ in current.hits):
         if whole := _completed_error(low, reading):
             current.line(order, text, whole, read_line(whole))
-    return ([earlier] if earlier else []) + [current], order >= 0
+    starts = ([earlier] if earlier else []) + [current]
+    return starts, order >= 0, ill + bool(current.hits)
 
 
 def excerpt(hit: Hit) -> str:

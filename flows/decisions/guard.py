@@ -13,6 +13,7 @@ from pydantic import AwareDatetime, Field
 from blocks.errors import GuardReason
 from blocks.models import Frozen
 from blocks.windows import Window
+from flows.decisions.words import span
 
 Autonomy = Literal["observe", "approve", "auto"]
 """What a service allows a procedure: to plan only, to act once approved, to act."""
@@ -132,7 +133,7 @@ def _attempts(now: datetime, history: Sequence[Act], policy: AttemptPolicy) -> R
     again = recent[len(recent) - policy.attempts] + window
     return Refusal(
         reason="attempts-exhausted",
-        message=f"{len(recent)} acts in the last {_span(policy.window_s)}, {policy.attempts} are "
+        message=f"{len(recent)} acts in the last {span(policy.window_s)}, {policy.attempts} are "
         f"allowed: a person has to look. The next one is possible at {_at(again)}.",
         retry_at=again,
     )
@@ -149,7 +150,7 @@ def _cooldown(now: datetime, history: Sequence[Act], policy: AttemptPolicy) -> R
     return Refusal(
         reason="cooling-down",
         message=f"The last act ({last.verdict}) was at {_at(last.at)}; "
-        f"{_span(policy.cooldown_s)} of rest follow. The next one is possible at {_at(again)}.",
+        f"{span(policy.cooldown_s)} of rest follow. The next one is possible at {_at(again)}.",
         retry_at=again,
     )
 
@@ -163,7 +164,7 @@ def _window(now: datetime, intent: Intent, maintenance: Sequence[Window]) -> Ref
     if inside and (ends is None or now + need <= ends):
         return None
     again = _next_opening(now, need, maintenance)
-    what = f"It takes about {_span(intent.expected_duration_s)} and needs a maintenance window; "
+    what = f"It takes about {span(intent.expected_duration_s)} and needs a maintenance window; "
     if inside and ends is not None:
         what += f"the present one ends at {_at(ends)}. "
     else:
@@ -236,10 +237,3 @@ def _opening_after(
 
 def _at(instant: datetime) -> str:
     return instant.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-
-
-def _span(seconds: float) -> str:
-    for size, word in ((86_400, "d"), (3_600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds / size:.3g} {word}"
-    return f"{seconds:.3g} s"

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 
 from blocks.ladder import Ladder
-from blocks.metric_values import MetricsPage, counter_delta, delta_quantile, value
+from blocks.metric_values import MetricsPage, counter_delta, delta_estimate, value
 from blocks.models import Frozen, ServingConfig
 from blocks.service import Slo
 from flows.decisions.metric_names import E2E, NAMES, RUNNING, WAITING
@@ -26,6 +26,8 @@ class Traffic(Frozen):
     """Requests in the engine at its end, waiting ones included."""
     quantiles: dict[str, float | None] = {}
     """Field of `Slo` -> seconds."""
+    beyond: tuple[str, ...] = ()
+    """Fields whose seconds are a lower bound: they lie beyond the histogram's last bucket."""
     problem: str = ""
 
 
@@ -37,7 +39,7 @@ class Miss(Frozen):
     measured_s: float
     limit_s: float
     at_least: bool = False
-    """Nothing finished: it takes at least so long."""
+    """Nothing finished, or the histogram ends there: it takes at least so long."""
 
     def words(self) -> str:
         """`p90 41.0 s > 30 s`."""
@@ -55,15 +57,15 @@ def traffic_between(before: MetricsPage, after: MetricsPage, window_s: float) ->
     finished = counter_delta(before, after, [f"{name}_count" for name in names])
     if not problem and finished is None:
         problem = f"/metrics has no {names[0]}"
+    found = {field: delta_estimate(before, after, q, names) for field, q in QUANTILES.items()}
     inside = [value(after, NAMES[name]) for name in (RUNNING, WAITING)]
     known = [count for count in inside if count is not None]
     return Traffic(
         window_s=window_s,
         finished=int(finished or 0),
         running=int(sum(known)) if known else None,
-        quantiles={
-            field: delta_quantile(before, after, q, names) for field, q in QUANTILES.items()
-        },
+        quantiles={field: one.value if one else None for field, one in found.items()},
+        beyond=tuple(field for field, one in found.items() if one and one.at_least),
         problem=problem,
     )
 
@@ -83,6 +85,10 @@ def measured(traffic: Traffic, slo: Slo) -> str:
     missing = [n for n in objectives(slo) if traffic.quantiles.get(n) is None]
     if missing and traffic.finished:
         return f"{', '.join(missing)} could not be read from /metrics"
+    short = [n for n, limit in objectives(slo).items() if _below(traffic, n, limit)]
+    if short and traffic.finished and not misses(traffic, slo):
+        bounds = ", ".join(f"{n} is at least {traffic.quantiles[n]:g} s" for n in short)
+        return f"{bounds}: the buckets of /metrics end below the objective"
     return ""
 
 
@@ -95,16 +101,20 @@ def misses(traffic: Traffic, slo: Slo) -> list[Miss]:
         seconds = traffic.window_s if stuck else value
         if seconds is not None and math.isfinite(seconds) and seconds > limit:
             short = name.partition("_")[0]
-            found.append(Miss(name=short, measured_s=seconds, limit_s=limit, at_least=stuck))
+            least = stuck or name in traffic.beyond
+            found.append(Miss(name=short, measured_s=seconds, limit_s=limit, at_least=least))
     return sorted(found, key=lambda m: m.measured_s / m.limit_s, reverse=True)
 
 
 def helped(before: list[Miss], after: list[Miss]) -> bool:
-    """Whether the worst objective came clearly down, or none is missed any more."""
-    if not after:
-        return True
+    """Whether the worst objective came clearly down, or none is missed any more.
+
+    A latency of which only a lower bound is known after the change has not been seen to fall.
+    """
     was = {m.name: m.measured_s for m in before}
-    return all(m.name in was and m.measured_s < BETTER * was[m.name] for m in after)
+    return all(
+        m.name in was and not m.at_least and m.measured_s < BETTER * was[m.name] for m in after
+    )
 
 
 def fewer_sequences(config: ServingConfig, ladder: Ladder) -> int | None:
@@ -129,6 +139,12 @@ def lower_tpm(limits: Mapping[str, int], models: set[str]) -> dict[str, int]:
         else value
         for name, value in limits.items()
     }
+
+
+def _below(traffic: Traffic, name: str, limit: float) -> bool:
+    """Only a lower bound is known, and it is within the objective: that proves nothing."""
+    seconds = traffic.quantiles.get(name)
+    return name in traffic.beyond and seconds is not None and seconds <= limit
 
 
 def _stuck(traffic: Traffic, slo: Slo) -> bool:

@@ -8,8 +8,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 
 E2E = "e2e latency"
-TTFT = "time to first token"
-ITL = "inter-token latency"
 RUNNING = "running"
 WAITING = "waiting"
 CACHE = "cache usage"
@@ -17,8 +15,6 @@ FINISHED = "finished requests"
 HTTP = "http requests"
 PROXIED = "proxied requests"
 PROXY_FAILED = "failed proxied requests"
-PROMPT_TOKENS = "prompt tokens"
-GENERATION_TOKENS = "generation tokens"
 PREEMPTIONS = "preemptions"
 
 NAMES: dict[str, tuple[str, ...]] = {
@@ -28,8 +24,6 @@ NAMES: dict[str, tuple[str, ...]] = {
         "cir3_vllm_latency_seconds",
         "inference_latency_seconds",
     ),
-    TTFT: ("vllm:time_to_first_token_seconds",),
-    ITL: ("vllm:inter_token_latency_seconds", "vllm:time_per_output_token_seconds"),
     RUNNING: ("vllm:num_requests_running", "active_requests"),
     WAITING: ("vllm:num_requests_waiting", "queue_length"),
     CACHE: ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"),
@@ -40,8 +34,6 @@ NAMES: dict[str, tuple[str, ...]] = {
     PROXIED: ("litellm_proxy_total_requests_metric_total",),
     # By `exception_status`: 400, 429, 500, ...
     PROXY_FAILED: ("litellm_proxy_failed_requests_metric_total",),
-    PROMPT_TOKENS: ("vllm:prompt_tokens_total",),
-    GENERATION_TOKENS: ("vllm:generation_tokens_total", "tokens_generated_total"),
     PREEMPTIONS: ("vllm:num_preemptions_total",),
 }
 """Logical metric -> its names, the new one first. Histograms without `_bucket`."""
@@ -51,6 +43,8 @@ NOT_WORK = r"/v1/models|/health|/metrics|/ping|/version|/load|/docs|/openapi\.js
 
 _LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _WINDOW = re.compile(r"([1-9]\d*)([smhd])")
+_STEPS = 100
+"""Looks at a window to see where it has gaps."""
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
@@ -128,10 +122,12 @@ def bucket_rates(names: Sequence[str], labels: Mapping[str, str], window: str) -
 def growth(
     names: Sequence[str], labels: Mapping[str, str], window: str, by: str, *more: str
 ) -> str:
-    """PromQL of how much a counter grew in the window, by one label; see `bucket_rates`.
+    """PromQL of how much a counter grew in the window, by one label.
 
-    A series that was born in the window counts whole where its target was scraped before: the
-    first error of a server makes its series, and `increase` alone would see no growth in it.
+    Nothing where the service is not there now. Where it is, what its earlier lives counted is
+    growth too: a server that failed all night and was restarted has no series of failures any
+    more. A series that was born in the window counts whole where its target was scraped before:
+    the first error of a server makes its series, and `increase` alone would see no growth in it.
 
     Args:
         names: of the counter, the preferred one first.
@@ -144,14 +140,27 @@ def growth(
         ValueError: a bad label name or window.
     """
     seconds(window)
+    service = selector(labels)
 
     def grown(one: str) -> str:
-        before = f"({one} offset {window})"
-        born = f"{one} unless {before} and on (instance, job) (up offset {window})"
         grew = f"increase({one}[{window}])"
-        return f"sum by ({by}) (({grew} and {before} or {born} or {grew}) and {one})"
+        scraped = f"on (instance, job) (up offset {window})"
+        born = f"(max_over_time({one}[{window}]) unless ({one} offset {window}) and {scraped})"
+        here = f"({one.partition('{')[0]}{service} or up{service} == 1)"
+        return f"sum by ({by}) (({born} > {grew} or {grew} or {born}) and on () {here})"
 
     return _first_of(names, selector(labels, *more), grown)
+
+
+def scraped(labels: Mapping[str, str], window: str) -> str:
+    """PromQL of how much of the window a target of the service was scraped for, seconds.
+
+    Raises:
+        ValueError: a bad label name or window.
+    """
+    step_ms = seconds(window) * 1000 // _STEPS
+    up = f"up{selector(labels)}"
+    return f"max(count_over_time({up}[{window}:{step_ms}ms])) * {step_ms / 1000:g}"
 
 
 def held(names: Sequence[str], labels: Mapping[str, str], window: str) -> str:

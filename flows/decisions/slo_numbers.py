@@ -12,6 +12,8 @@ from flows.decisions.latency import objectives
 
 Answers = Mapping[str, Sequence[Sample] | str]
 """Number -> its series, or why there are none."""
+LONG = " (long)"
+"""A number with this at its end is counted over `checks.window_h`, the night included."""
 _NOT_ASKED = "it was not asked for"
 _CLIENT = re.compile(r"4(\d\d|xx)", re.IGNORECASE)
 _SERVER = re.compile(r"5(\d\d|xx)|err(or)?s?|fail(ed|ure)?|timeout|exception", re.IGNORECASE)
@@ -29,6 +31,10 @@ class Numbers(NamedTuple):
     """Why a number that is not there may be missing."""
     rates: bool
     """Whether the buckets are rates per second; counts otherwise."""
+    long_over: str
+    """What the numbers with `LONG` are counted over, in words."""
+    thin: str = ""
+    """Why what was counted over the longest span proves nothing good; empty where it does."""
 
 
 class Shares(NamedTuple):
@@ -41,49 +47,78 @@ class Shares(NamedTuple):
 
 
 def wanted(service: Service) -> list[str]:
-    """The numbers its inventory asks for; queue, cache and preemptions of every vLLM server."""
+    """The numbers its inventory asks for; queue, cache and preemptions of every vLLM server.
+
+    The queue of another server is asked for where `metrics` says what selects it.
+    """
     slo, vllm = service.slo, service.engine == "vllm"
     found = []
     if objectives(slo):
         found += ["latency"] + (["in engine"] if vllm else [])
     if slo.error_rate is not None or slo.throughput_rps is not None:
         by_engine = {"vllm": ["finished"], "litellm": ["proxied", "proxy failed"], "http": []}
-        found += by_engine[service.engine]
+        counters = by_engine[service.engine]
         if service.engine == "http" or (vllm and slo.error_rate is not None):
-            found.append("http")
-    return found + (["waiting", "cache", "preemptions"] if vllm else [])
+            counters = [*counters, "http"]
+        found += counters
+        found += [f"{c}{LONG}" for c in counters] if slo.error_rate is not None else []
+    if vllm:
+        return [*found, "waiting", "cache", "preemptions"]
+    return found + (["waiting"] if service.engine == "http" and service.metrics else [])
 
 
-def queries(service: Service, window: str) -> dict[str, str]:
+def long_window(hours: float) -> str:
+    """`checks.window_h` as a range: `24h`, `90m`."""
+    whole_s = max(1, round(hours * 3600))
+    for unit, length in (("h", 3600), ("m", 60)):
+        if whole_s % length == 0:
+            return f"{whole_s // length}{unit}"
+    return f"{whole_s}s"
+
+
+def queries(service: Service, window: str, hours: float) -> dict[str, str]:
     """PromQL for each number that is wanted, and for whether Prometheus scrapes it at all.
+
+    Args:
+        service: its objectives, engine and labels.
+        window: of rates and of what grows just now, e.g. `5m`.
+        hours: `checks.window_h`, which errors are counted over as well.
 
     Raises:
         ValueError: a label name that cannot be, or a window that is none.
     """
-    labels, engine = service.labels, service.engine
+    labels, engine, long = service.labels, service.engine, long_window(hours)
 
     def of(metric: str) -> tuple[str, ...]:
         return names.names_of(metric, engine)
 
     work = f"handler!~{names.quoted(names.NOT_WORK)}"
+    counted = {
+        "finished": (names.FINISHED, "finished_reason"),
+        "http": (names.HTTP, "status", work),
+        "proxied": (names.PROXIED, "status_code"),
+        "proxy failed": (names.PROXY_FAILED, "exception_status"),
+        "preemptions": (names.PREEMPTIONS, "job"),
+    }
+
+    def grown(number: str) -> str:
+        metric, *by = counted[number.removesuffix(LONG)]
+        over = long if number.endswith(LONG) else window
+        return names.growth(of(metric), labels, over, *by)
+
     made = {
         "latency": lambda: names.bucket_rates(of(names.E2E), labels, window),
         "in engine": lambda: names.held(of(names.RUNNING), labels, window),
-        "finished": lambda: names.growth(of(names.FINISHED), labels, window, "finished_reason"),
-        "http": lambda: names.growth(of(names.HTTP), labels, window, "status", work),
-        "proxied": lambda: names.growth(of(names.PROXIED), labels, window, "status_code"),
-        "proxy failed": lambda: names.growth(
-            of(names.PROXY_FAILED), labels, window, "exception_status"
-        ),
         "waiting": lambda: names.now(of(names.WAITING), labels),
         "cache": lambda: names.now(of(names.CACHE), labels, "max"),
-        "preemptions": lambda: names.growth(of(names.PREEMPTIONS), labels, window, "job"),
     }
-    found = {name: made[name]() for name in wanted(service)}
+    found = {n: made[n]() if n in made else grown(n) for n in wanted(service)}
+    if any(number.endswith(LONG) for number in found):
+        found["scraped"] = names.scraped(labels, long)
     return {**found, "up": f"min(up{names.selector(labels)})"} if found else {}
 
 
-def from_prometheus(service: Service, answers: Answers, window: str) -> Numbers:
+def from_prometheus(service: Service, answers: Answers, window: str, hours: float) -> Numbers:
     """Numbers out of the answers to `queries`."""
     up, ups = answers.get("up", ()), names.selector(service.labels)
     if isinstance(up, str) or any(math.isnan(s.value) for s in up):
@@ -96,10 +131,28 @@ def from_prometheus(service: Service, answers: Answers, window: str) -> Numbers:
         missing = f"Prometheus scrapes it ({ups}), and it has no such series in the window"
     span = float(names.seconds(window)) if window else None
     over = f"in the last {window}" if window else "in the window"
-    return Numbers(answers, span, over, missing, rates=True)
+    long, long_over = names.seconds(long_window(hours)), f"in the last {hours:g} h"
+    scraped, thin = total(answers.get("scraped", ()), max), ""
+    if isinstance(scraped, float) and scraped < WHOLE * long:
+        thin = f"Prometheus scraped it for {scraped / 3600:.2g} of the last {hours:g} h"
+    elif scraped and isinstance(scraped, str):
+        thin = f"how long it was scraped is not known: {scraped}"
+    return Numbers(answers, span, over, missing, rates=True, long_over=long_over, thin=thin)
 
 
-def from_page(service: Service, page: MetricsPage) -> Numbers:
+WHOLE = 0.9
+"""Share of the window that must have been scraped before it counts as seen."""
+
+
+def is_scraped(seen: Numbers) -> bool:
+    """Whether its numbers are read at all, so that one which is not there is none of its own."""
+    up = seen.answers.get("up", ())
+    return not seen.rates or (
+        not isinstance(up, str) and bool(up) and all(s.value == 1 for s in up)
+    )
+
+
+def from_page(service: Service, page: MetricsPage, hours: float) -> Numbers:
     """Numbers out of its own page: counters since it started, gauges now."""
     keys = {
         "latency": names.E2E,
@@ -120,8 +173,14 @@ def from_page(service: Service, page: MetricsPage) -> Numbers:
     began = total(series(page, ["process_start_time_seconds"]), max)
     span = page.at.timestamp() - began if isinstance(began, float) else None
     span = span if span and span > 0 else None
-    over = f"since its start {span / 3600:.1f} h ago" if span else "since its start"
-    return Numbers(found, span, over, "its /metrics has no such series", rates=False)
+    missing, over = "its /metrics has no such series", "since its start"
+    thin = "since when is not known: it has no process_start_time_seconds"
+    if span:
+        days = f"{span / 86_400:.1f} days" if span > 48 * 3600 else f"{span / 3600:.1f} h"
+        over = f"since its start {days} ago"
+        late = f"averaged over {days}: only a `prometheus` knows the last {hours:g} h"
+        thin = late if span > hours * 3600 else ""
+    return Numbers(found, span, over, missing, rates=False, long_over=over, thin=thin)
 
 
 def total(answer: Sequence[Sample] | str, fold: object = sum) -> float | str:
@@ -153,15 +212,21 @@ and a stream that breaks has answered 200 before.
 """
 
 
-def shares_of(sources: Sequence[str], seen: Numbers) -> tuple[list[Shares], str]:
-    """How requests ended, by each of these sources that is there, and why one is not."""
+def shares_of(sources: Sequence[str], seen: Numbers, span: str = "") -> tuple[list[Shares], str]:
+    """How requests ended, by each of these sources that is there, and why one is not.
+
+    Args:
+        sources: of `SOURCES`.
+        seen: what is known.
+        span: `LONG` for `checks.window_h`.
+    """
     found, whys = [], []
     for source in sources:
-        answer = seen.answers.get(source, _NOT_ASKED)
+        answer = seen.answers.get(f"{source}{span}", _NOT_ASKED)
         if why := _unusable(answer, seen):
             whys.append(why)
         elif source == "proxied":
-            failed = seen.answers.get("proxy failed", _NOT_ASKED)
+            failed = seen.answers.get(f"proxy failed{span}", _NOT_ASKED)
             # A proxy that never failed has no series of failures.
             if failed and (why := _unusable(failed, seen)):
                 whys.append(why)
@@ -200,10 +265,12 @@ def _finished_shares(answer: Sequence[Sample] | str) -> Shares:
 
 
 def _proxy_shares(proxied: Sequence[Sample] | str, failed: Sequence[Sample] | str) -> Shares:
-    by = _by_label(failed, "exception_status")
-    bad = math.fsum(_but_clients(by))
-    clients = math.fsum(by.values()) - bad
-    every = math.fsum(_by_label(proxied, "status_code").values())
+    """Requests through the proxy: some errors are told by one counter only, so the worse counts."""
+    by, of = _by_label(failed, "exception_status"), _by_label(proxied, "status_code")
+    told_bad = math.fsum(_but_clients(by))
+    bad = max(told_bad, math.fsum(v for k, v in of.items() if _SERVER.fullmatch(k)))
+    every, others = math.fsum(of.values()), math.fsum(_but_clients(of))
+    clients = max(math.fsum(by.values()) - told_bad, every - others)
     return Shares(max(bad, every - clients), bad)
 
 

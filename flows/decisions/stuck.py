@@ -13,6 +13,7 @@ from pydantic import Field
 
 from blocks.models import Frozen
 from blocks.prefect_models import ActiveRun, Lease, Lock
+from flows.decisions.words import span
 
 Rule = Literal["pending-too-long", "heartbeat-stopped", "cancelling-too-long", "never-beat"]
 
@@ -169,14 +170,3 @@ def confirmed(first: Lock, second: Lock) -> bool:
         and first.touched_at is not None
         and first.touched_at == second.touched_at
     )
-
-
-def span(seconds: float) -> str:
-    """`45 s`, `12 min`, `3.5 h`, `4 days`: as people say it."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} min"
-    if seconds < 172_800:
-        return f"{seconds / 3600:.3g} h"
-    return f"{seconds / 86_400:.0f} days"

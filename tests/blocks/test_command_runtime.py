@@ -533,7 +533,8 @@ def test_systemd_oddities() -> None:
     odd = systemd(
         ActiveState="active", SubState="running", ExecMainStartTimestamp="n/a", NRestarts=""
     )
-    assert (odd.started_at, odd.restarts) == (None, 0)
+    assert (odd.started_at, odd.restarts, odd.restarts_known) == (None, 0, False)
+    assert systemd(ActiveState="active", SubState="running", NRestarts=0).restarts_known
 
 
 def docker(**state: object) -> ServiceState:
@@ -562,6 +563,7 @@ def test_docker_state() -> None:
         oom_killed=True,
         started_at=datetime(2026, 11, 20, 23, 29, 16, 820026, UTC),
         finished_at=datetime(2026, 11, 20, 23, 31, 5, 110693, UTC),
+        restarts_known=False,
         detail="exited",
     )
     up = {
@@ -579,12 +581,53 @@ def test_docker_state() -> None:
     assert docker(**{**up, "Paused": True, "Status": "paused"}).phase == "unknown"
     assert docker(**{**up, "Restarting": True, "Status": "restarting"}).phase == "restarting"
     assert docker(**{**STATE, "Status": "created"}).phase == "exited"
-    assert docker(State=up, RestartCount=3, Id="abc").restarts == 3
+    whole = docker(State=up, RestartCount=3, Id="abc", Config={"Image": "vllm:1", "Env": ["K=s"]})
+    assert (whole.restarts, whole.restarts_known, whole.image) == (3, True, "vllm:1")
+    assert docker(State=up, RestartCount=0, Config=None).restarts_known
     assert docker().phase == "unknown"
     gone = read_status("docker-state", 1, b"", b"Error: No such object: vllm\n")
     assert gone.phase == "missing"
     down = read_status("docker-state", 1, b"", b"Cannot connect to the Docker daemon")
     assert (down.phase, "Cannot connect" in down.detail) == ("unknown", True)
+    torn = read_status("docker-state", 1, b'{"Config": {"Env": ["API_KEY=hush"]}}', b"")
+    assert torn.phase == "unknown" and "hush" not in torn.detail
+
+
+INSPECTED = {
+    "Id": "abc",
+    "State": {**STATE, "Status": "running", "Running": True, "Pid": 5},
+    "RestartCount": 0,
+    "Config": {"Image": "vllm/vllm-openai:latest"},
+}
+
+
+async def test_the_image_is_what_the_inspection_names(shop: Shop) -> None:
+    def runtime(said: object, form: str = "docker-state", code: int = 0) -> CommandRuntime:
+        script = "import sys; print(sys.argv[1]); sys.exit(int(sys.argv[2]))"
+        argv = (sys.executable, "-S", "-c", script, json.dumps(said), str(code))
+        return shop.runtime(status=argv, status_format=form)
+
+    assert await runtime(INSPECTED).image() == "vllm/vllm-openai:latest"
+    with pytest.raises(Permanent, match=r"write status: docker inspect --format '\{\{json \.\}\}'"):
+        await runtime(INSPECTED["State"]).image()
+    with pytest.raises(Permanent, match="no such container"):
+        await runtime("Error: No such object: vllm", code=1).image()
+    with pytest.raises(Transient, match="its status tells nothing"):
+        await runtime("Cannot connect", code=1).image()
+    assert await runtime({"running": True}, "json").image() == ""
+
+
+async def test_a_container_that_was_restarted_in_place_is_applied(shop: Shop) -> None:
+    said = shop.home / "inspected.json"
+    said.write_text(json.dumps(INSPECTED))
+    more = {"status": ("cat", str(said)), "status_format": "docker-state", "restart": ("true",)}
+    runtime = shop.runtime(**more)
+    receipt = await half(runtime)
+    await runtime.act(receipt)
+    assert not await runtime.applied(receipt), "the process of before still runs"
+    again = INSPECTED["State"] | {"StartedAt": "2026-11-21T09:00:00Z"}
+    said.write_text(json.dumps(INSPECTED | {"State": again}))
+    assert await runtime.applied(receipt), "docker restart keeps the container's id"
 
 
 def test_json_status() -> None:
@@ -598,7 +641,7 @@ def test_json_status() -> None:
         started_at=datetime.fromisoformat("2026-11-20T23:29:16+01:00"),
     )  # fmt: skip
     powershell = read_status("json", 0, '{"running": true}'.encode("utf-16"), b"")
-    assert powershell.phase == "running"
+    assert (powershell.phase, powershell.restarts_known) == ("running", False)
     assert read_status("json", 0, b'\xef\xbb\xbf{"running": false}', b"").phase == "exited"
     assert read_status("json", 3, b'{"running": true}', b"").phase == "unknown"
 
@@ -608,4 +651,5 @@ def test_json_status() -> None:
     [(0, "running"), (3, "exited"), (4, "missing"), (1, "unknown"), (-9, "unknown")],
 )
 def test_exit_code_status(code: int, phase: str) -> None:
-    assert read_status("exit-code", code, b"", b"said").phase == phase
+    state = read_status("exit-code", code, b"", b"said")
+    assert (state.phase, state.restarts_known) == (phase, False)

@@ -8,16 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blocks.metric_values import Sample, delta_estimate, estimate, page_estimate, peak
-from blocks.metrics_page import (
+from blocks.metric_values import (
+    Estimate,
     MetricsPage,
+    Sample,
     counter_delta,
-    delta_quantile,
-    parse,
-    quantile,
-    scrape,
+    delta_estimate,
+    estimate,
+    series,
     value,
 )
+from blocks.metrics_page import parse, scrape
 from blocks.service import Service
 from deployments.sandbox.vllm_metrics import Metrics
 from flows.decisions.metric_names import CACHE, E2E, FINISHED, NAMES
@@ -32,6 +33,10 @@ def page_of(metrics: Metrics, **how: Any) -> MetricsPage:
     found = parse(metrics.text(**how).encode(), NOW)
     assert not found.problem
     return found
+
+
+def since_start(page: MetricsPage, q: float) -> Estimate | None:
+    return estimate(q, series(page, [f"{name}_bucket" for name in LATENCY]))
 
 
 def buckets(**counts: float) -> list[Sample]:
@@ -56,35 +61,35 @@ async def test_a_page_of_vllm() -> None:
     assert page.problem == "" and value(page, NAMES[FINISHED]) == 3
     assert value(page, NAMES[FINISHED], {"finished_reason": "abort"}) == 1
     assert value(page, NAMES[FINISHED], {"finished_reason": "none"}) is None
-    assert value(page, ["no_such"]) is None and peak(page, ["no_such"]) is None
-    assert peak(page, NAMES[CACHE]) == 0
+    assert value(page, ["no_such"]) is None and series(page, ["no_such"]) == ()
+    assert [s.value for s in series(page, NAMES[CACHE])] == [0]
     # All three in the bucket of 0.3 to 0.5 s.
-    assert quantile(page, 0.5, LATENCY) == pytest.approx(0.4)
-    assert quantile(page, 1, LATENCY) == pytest.approx(0.5)
+    for q, seconds in ((0.5, 0.4), (1, 0.5)):
+        found = since_start(page, q)
+        assert found and found.value == pytest.approx(seconds) and found.count == 3
 
 
 def test_old_names_and_both_names() -> None:
     metrics = Metrics("m")
     metrics.set("kv_cache_usage_perc", 0.5)
-    assert peak(page_of(metrics, old=True), NAMES[CACHE]) == 0.5
+    assert value(page_of(metrics, old=True), NAMES[CACHE]) == 0.5
     both = page_of(metrics).samples | {"vllm:gpu_cache_usage_perc": (Sample(labels={}, value=0.9),)}
-    assert peak(MetricsPage(at=NOW, samples=both), NAMES[CACHE]) == 0.5, "the new name counts"
+    assert value(MetricsPage(at=NOW, samples=both), NAMES[CACHE]) == 0.5, "the new name counts"
 
 
 def test_a_histogram_without_traffic_has_no_quantile() -> None:
     metrics = Metrics("m")
-    assert quantile(page_of(metrics), 0.95, LATENCY) is None
+    assert since_start(page_of(metrics), 0.95) is None
     metrics.observe("e2e_request_latency_seconds", 1)
-    assert quantile(page_of(metrics, without="e2e_request_latency_seconds"), 0.5, LATENCY) is None
-    assert quantile(page_of(metrics, empty=True), 0.5, LATENCY) is None
+    assert since_start(page_of(metrics, without="e2e_request_latency_seconds"), 0.5) is None
+    assert since_start(page_of(metrics, empty=True), 0.5) is None
 
 
 def test_beyond_the_last_bucket_is_a_lower_bound() -> None:
     metrics = Metrics("m")
     metrics.observe("e2e_request_latency_seconds", 9_000, 2)
-    found = page_estimate(page_of(metrics), 0.5, LATENCY)
+    found = since_start(page_of(metrics), 0.5)
     assert found and (found.value, found.at_least, found.count) == (7680, True, 2)
-    assert quantile(page_of(metrics), 0.5, LATENCY) == 7680
 
 
 @pytest.mark.parametrize(
@@ -144,19 +149,20 @@ def test_what_happened_between_two_scrapes() -> None:
     metrics.observe("e2e_request_latency_seconds", 0.4, 100)
     metrics.add("request_success", 100, finished_reason="stop")
     before = page_of(metrics)
-    assert delta_quantile(before, page_of(metrics), 0.9, LATENCY) is None, "nothing ended"
+    assert delta_estimate(before, page_of(metrics), 0.9, LATENCY) is None, "nothing ended"
     assert counter_delta(before, page_of(metrics), NAMES[FINISHED]) == 0
     metrics.observe("e2e_request_latency_seconds", 9, 10)
     metrics.add("request_success", 10, finished_reason="stop")
     after = page_of(metrics)
     found = delta_estimate(before, after, 0.9, LATENCY)
     assert found and 5 <= found.value <= 10 and found.count == 10
-    assert quantile(after, 0.9, LATENCY) < 0.6, "since the start it looks well"
+    whole = since_start(after, 0.9)
+    assert whole and whole.value < 0.6, "since the start it looks well"
     assert counter_delta(before, after, NAMES[FINISHED], {"finished_reason": "stop"}) == 10
     assert counter_delta(before, after, ["no_such"]) is None
     none = MetricsPage(at=NOW, problem="connection refused")
     assert counter_delta(none, after, NAMES[FINISHED]) is None
-    assert delta_quantile(before, none, 0.9, LATENCY) is None
+    assert delta_estimate(before, none, 0.9, LATENCY) is None
 
 
 def test_a_restart_between_two_scrapes() -> None:

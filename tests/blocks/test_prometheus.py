@@ -8,7 +8,7 @@ import pytest
 
 from blocks.errors import Permanent, RunbookError, Transient
 from blocks.http_client import MAX_BODY_BYTES
-from blocks.prometheus_server import PrometheusSpec, active, query, query_many
+from blocks.prometheus_server import PrometheusSpec, active, query, query_many, rules
 from tests.blocks.answering import Answering, answer, answering, drip
 from tests.conftest import free_port
 
@@ -179,3 +179,18 @@ async def test_alerts_that_fire() -> None:
         server.reply = answer(body={"status": "success", "data": {}})
         with pytest.raises(Permanent, match="no list of alerts"):
             await active(spec(server))
+
+
+async def test_rules_that_are_loaded_and_those_that_break() -> None:
+    good = {"type": "alerting", "name": "Down", "health": "ok"}
+    bad = {"type": "alerting", "name": "Odd", "health": "err", "lastError": "many-to-many\n match"}
+    groups = [{"rules": [good, bad, {"type": "recording", "health": "err"}, None]}, {}, None]
+    async with answering(answer(body={"status": "success", "data": {"groups": groups}})) as server:
+        found = await rules(spec(server))
+        assert (found.loaded, found.broken) == (2, ("Odd: many-to-many match",))
+        assert server.received[0].startswith("GET /api/v1/rules?type=alert ")
+        server.reply = answer(body={"status": "success", "data": {"groups": []}})
+        assert (await rules(spec(server))).loaded == 0
+        server.reply = answer(body={"status": "success", "data": {}})
+        with pytest.raises(Permanent, match="no list of groups"):
+            await rules(spec(server))

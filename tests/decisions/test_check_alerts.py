@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from blocks.alert import Alert
+from blocks.alert import Alert, Rules
 from blocks.service import Service
 from flows.decisions.check_alerts import judge_alerts
 from flows.decisions.finding import Finding
@@ -45,6 +45,35 @@ def test_none_firing_is_ok_and_not_knowing_is_not() -> None:
     assert (only([]).status, only([]).value) == ("ok", "none firing")
     found = only("http://motoko:9093: connection refused")
     assert (found.status, found.evidence[-18:]) == ("unknown", "connection refused")
+
+
+@pytest.mark.parametrize(
+    ("rules", "status", "words"),
+    [
+        (Rules(loaded=3), "ok", "3 alerting rules are evaluated"),
+        (Rules(loaded=0), "unknown", "no alerting rules are loaded"),
+        (Rules(loaded=1, broken=("Odd: x",)), "unknown", "no rule can be evaluated"),
+        ("http://motoko:9090: connection refused", "unknown", "9090: connection refused"),
+        (None, "ok", ""),
+    ],
+)
+def test_none_firing_is_ok_only_where_one_could(
+    rules: Rules | str | None, status: str, words: str
+) -> None:
+    found = judge_alerts([], SERVICES, rules=rules)[0]
+    assert found.status == status and words in found.evidence
+    assert bool(found.value) == (status == "ok")
+    beat = judge_alerts([alert("Watchdog", "none")], SERVICES, rules=rules)[0]
+    assert beat.status == "ok", "it came all the way: alerting works"
+    fired = judge_alerts([alert("Disk")], SERVICES, rules=rules)[0]
+    assert fired.check == "alert Disk"
+
+
+def test_a_rule_that_cannot_be_evaluated_watches_nothing() -> None:
+    rules = Rules(loaded=3, broken=("Odd: many-to-many",))
+    found = judge_alerts([], SERVICES, rules=rules)
+    assert [(f.check, f.status) for f in found] == [("alerts", "ok"), ("alert rules", "unknown")]
+    assert found[1].value == "1 of 3 cannot be evaluated" and "many-to-many" in found[1].evidence
 
 
 def test_an_alert_that_always_fires_is_none() -> None:

@@ -12,7 +12,7 @@ from blocks.models import ServiceState, Serving, ServingConfig
 from blocks.service import Service
 from flows.decisions import check_services as c
 from flows.decisions.check_memory import remember
-from flows.decisions.check_services import ServiceReading, span
+from flows.decisions.check_services import ServiceReading
 from flows.decisions.diagnosis import diagnose
 from flows.decisions.finding import Finding
 from flows.decisions.health import Expectation
@@ -47,6 +47,7 @@ READ = ServiceReading(
 )
 SEEN = Remembered(at=NOW - timedelta(days=1), instance="a", started_at=UP.started_at)
 NO_OPINION = Expectation()
+DAY = timedelta(days=1)
 
 
 def decoding(reading: ServiceReading, expected: Expectation = NO_OPINION) -> Finding:
@@ -80,11 +81,12 @@ states = st.builds(
     phase=st.sampled_from(["running", "restarting", "starting", "exited", "missing", "unknown"]),
     exit_code=st.none() | st.integers(0, 255),
     restarts=st.integers(0, 9),
+    restarts_known=st.booleans(),
     started_at=maybe
     | st.datetimes(datetime(2026, 11, 1), datetime(2026, 11, 21)).map(
         lambda at: at.replace(tzinfo=UTC)
     ),
-    instance=st.sampled_from(["", "a", "b"]),
+    instance=st.sampled_from(["", "a", "b", "7"]),
 )
 servings = st.builds(
     Serving,
@@ -101,7 +103,13 @@ readings = st.builds(
     state=maybe | states,
     serving=maybe | servings,
     config=maybe | configs,
-    errors=maybe | st.builds(LogErrors, count=st.integers(0, 3)),
+    errors=maybe
+    | st.builds(
+        LogErrors,
+        count=st.integers(0, 3),
+        reaches=maybe | st.sampled_from([NOW - timedelta(hours=h) for h in (1, 24, 25)]),
+    ),
+    log_cut=st.sampled_from(["", "its last 4 MiB"]),
     image=maybe | st.sampled_from(["", "a:latest", "a:1", "a@sha256:00", "a", "r:5000/a"]),
 )
 remembered = st.none() | st.builds(
@@ -128,8 +136,18 @@ def test_a_reading_with_a_hole_is_never_ok_for_that_check(
         assert found["decoding"].status != "ok"
     if state is None or state.phase == "unknown" or state.started_at is None:
         assert found["restarts"].status == "unknown"
-    for name, value in (("errors", reading.errors), ("drift", reading.config)):
-        assert (found[name].status == "unknown") == (value is None)
+    elif before is None or before.started_at is None:
+        recent = state.started_at >= NOW - timedelta(hours=24)
+        assert (found["restarts"].status == "unknown") == (recent and not state.restarts_known)
+    else:
+        assert (found["restarts"].status == "ok") == (state.started_at == before.started_at)
+    assert (found["drift"].status == "unknown") == (reading.config is None)
+    errors = reading.errors
+    part = reading.log_cut and errors and (errors.reaches is None or errors.reaches > NOW - DAY)
+    if errors is None or (part and errors.count == 0):
+        assert found["errors"].status == "unknown"
+    else:
+        assert found["errors"].status == ("warn" if errors.count else "ok")
     if reading.image is None:
         assert found["image"].status == "unknown"
     for finding in found.values():
@@ -201,6 +219,41 @@ def test_restarts_since_the_last_check(state: dict, value: str, status: str) -> 
 
 
 @pytest.mark.parametrize(
+    ("state", "value"),
+    [
+        ({"restarts": 20, "started_at": NOW}, "15"),
+        ({"instance": "8", "restarts": 7, "started_at": NOW}, "2"),
+        ({"instance": "8", "restarts": 5, "started_at": NOW}, "1"),
+        ({"instance": "8", "restarts": 0, "started_at": NOW}, "1"),
+        ({"instance": "8", "restarts": 2, "started_at": NOW}, "3"),
+        ({"instance": "c0", "restarts": 20, "started_at": NOW}, "21"),
+        # The status command was changed: what runs is the same.
+        ({"instance": "c0", "restarts": 20}, "0"),
+    ],
+)
+def test_the_runtimes_own_count_is_taken_where_it_goes_on(state: dict, value: str) -> None:
+    before = SEEN.model_copy(update={"instance": "7", "restarts": 5})
+    if "instance" not in state:
+        state = {"instance": "7"} | state
+    found = c.restarts(changed(state=UP.model_copy(update=state)), before, NOW, POLICY)
+    assert found.value == value
+
+
+def test_twenty_crashes_that_nobody_counted_are_not_one() -> None:
+    gone = UP.model_copy(
+        update={"instance": "b", "started_at": NOW - timedelta(hours=1), "restarts_known": False}
+    )
+    found = c.restarts(changed(state=gone), SEEN, NOW, POLICY)
+    assert (found.status, found.value) == ("warn", "≥ 1") and c.UNCOUNTED in found.evidence
+    first = c.restarts(changed(state=gone), None, NOW, POLICY)
+    assert (first.status, first.value, first.advice) == ("unknown", "", c.COUNT)
+    assert first.evidence == f"started 60 min ago; {c.UNCOUNTED}"
+    same = UP.model_copy(update={"restarts_known": False})
+    assert c.restarts(changed(state=same), SEEN, NOW, POLICY).status == "ok"
+    assert c.restarts(changed(state=same), None, NOW, POLICY).status == "ok", "3 days up"
+
+
+@pytest.mark.parametrize(
     ("days", "count", "value"), [(3, 5, "0"), (0.5, 5, "5"), (0.5, 0, "0"), (0.5, 1, "1")]
 )
 def test_without_a_last_check_the_window_counts(days: float, count: int, value: str) -> None:
@@ -221,10 +274,30 @@ def test_error_lines_name_the_top_three() -> None:
     assert found.evidence == "9× message 0; 8× message 1; 7× message 2; and 2 more"
 
 
-def test_a_log_that_does_not_reach_back_says_how_far_it_does() -> None:
-    errors = LogErrors(count=0, reaches=NOW - timedelta(hours=2))
-    found = c.error_lines(changed(errors=errors, log_cut=True), NOW - timedelta(days=1), POLICY)
-    assert "last 4 MiB, back to 07:00" in found.evidence
+@pytest.mark.parametrize(
+    ("hours", "count", "status", "value"),
+    [
+        (2, 0, "unknown", "0 since 07:00"),
+        (2, 3, "warn", "3 since 07:00"),
+        (None, 0, "unknown", "0 in what was read"),
+        (None, 3, "warn", "3 in what was read"),
+        (24, 0, "ok", "0"),
+        (30, 3, "warn", "3"),
+    ],
+)
+def test_none_in_a_part_of_the_log_is_no_proof_of_none(
+    hours: int | None, count: int, status: str, value: str
+) -> None:
+    reaches = None if hours is None else NOW - timedelta(hours=hours)
+    reading = changed(errors=LogErrors(count=count, reaches=reaches), log_cut="its last 4 MiB")
+    found = c.error_lines(reading, NOW - DAY, POLICY)
+    assert (found.status, found.value) == (status, value)
+    assert ("only a part was read: its last 4 MiB" in found.evidence) == (
+        "s" in value or "w" in value
+    )
+    assert c.error_lines(
+        reading.model_copy(update={"log_cut": ""}), NOW - DAY, POLICY
+    ).value == str(count)
 
 
 @pytest.mark.parametrize(
@@ -234,6 +307,11 @@ def test_a_log_that_does_not_reach_back_says_how_far_it_does() -> None:
         ("vllm/vllm-openai:latest", "warn"),
         ("vllm/vllm-openai", "warn"),
         ("ghcr.io/berriai/litellm:main-latest", "warn"),
+        ("ghcr.io/berriai/litellm:main", "warn"),
+        ("vllm/vllm-openai:nightly", "warn"),
+        ("grafana/loki:stable", "warn"),
+        ("vllm/vllm-openai:latest-cu128", "warn"),
+        ("ghcr.io/berriai/litellm:main-v1.50.0-stable", "ok"),
         ("registry:5000/a/b", "warn"),
         ("registry:5000/a/b:1", "ok"),
         ("a:latest@sha256:" + "0" * 64, "ok"),
@@ -394,11 +472,3 @@ def test_the_procedure_is_a_command_that_can_be_copied() -> None:
     assert [command(both, f) for f in both.findings][2] == (
         "runbooks run remediate-outage --stack other --service s1"
     )
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(5, "5 s"), (89, "89 s"), (600, "10 min"), (10_000, "2.8 h"), (3e5, "3.5 d")],
-)
-def test_a_duration_is_said_as_a_person_says_it(seconds: float, text: str) -> None:
-    assert span(seconds) == text

@@ -9,7 +9,6 @@ from flows.decisions import metric_names as names
 
 def test_new_names_come_first() -> None:
     assert names.NAMES[names.CACHE][0] == "vllm:kv_cache_usage_perc"
-    assert names.NAMES[names.ITL][0] == "vllm:inter_token_latency_seconds"
     found = names.now(names.NAMES[names.CACHE], {"a": "b"}, "max")
     assert found == (
         'max(vllm:kv_cache_usage_perc{a="b"}) or (max(vllm:gpu_cache_usage_perc{a="b"})'
@@ -26,6 +25,7 @@ def test_new_names_come_first() -> None:
         (names.HTTP, "vllm", "http_requests_total", 1),
         (names.HTTP, "http", "http_requests_total", 3),
         (names.CACHE, "vllm", "vllm:kv_cache_usage_perc", 2),
+        (names.WAITING, "http", "queue_length", 1),
     ],
 )
 def test_each_engine_has_names_of_its_own(metric: str, engine: str, first: str, count: int) -> None:

@@ -1,12 +1,16 @@
 """Crashes, outages and latency: what is tried, in which order, and what is never tried."""
 
+from datetime import UTC, datetime
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from blocks.ladder import Ladder
+from blocks.metrics_page import parse
 from blocks.models import ServingConfig
 from blocks.service import Slo
+from deployments.sandbox.vllm_metrics import Metrics
 from flows.decisions.crash import UNSTABLE, crash_step
 from flows.decisions.diagnosis import Diagnosis, diagnose
 from flows.decisions.diagnosis_advice import DEFINITIONS
@@ -18,8 +22,9 @@ from flows.decisions.latency import (
     lower_tpm,
     measured,
     misses,
+    traffic_between,
 )
-from flows.decisions.outage import CONFIGURED, ELSEWHERE, course
+from flows.decisions.outage import CONFIGURED, OUTSIDE, PHYSICAL, course
 from flows.decisions.remedies import REMEDIES, growth
 from flows.decisions.step_down import Exhausted, NoStep, Step
 
@@ -84,31 +89,69 @@ def test_a_step_never_asks_for_more(
     assert crashes >= 2 or not tried
 
 
-@pytest.mark.parametrize("label", ELSEWHERE)
-def test_a_cause_outside_the_service_is_never_restarted(label: str) -> None:
-    diagnosis = Diagnosis(label=label)  # type: ignore[arg-type]
-    assert course(diagnosis, crashes=9, can_recreate=True, can_roll_back=True).measures == ()
+def said(label: str, **more: object) -> Diagnosis:
+    return Diagnosis(label=label, **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("label", [*OUTSIDE, *PHYSICAL])
+def test_a_start_that_failed_outside_the_service_is_never_restarted(label: str) -> None:
+    found = course(said(label), crashes=9, can_recreate=True, can_roll_back=True)
+    assert found.measures == ()
+
+
+@pytest.mark.parametrize("label", OUTSIDE)
+def test_a_clients_bad_request_does_not_keep_a_frozen_server_from_its_restart(label: str) -> None:
+    """The same line in the log of a server that had come up is no cause of its freeze."""
+    assert course(said(label, ready=True)).measures == ("restart",)
+
+
+@pytest.mark.parametrize("label", PHYSICAL)
+def test_what_no_restart_mends_is_never_restarted(label: str) -> None:
+    assert course(said(label, ready=True), can_recreate=True).measures == ()
+
+
+@pytest.mark.parametrize("label", sorted(DEFINITIONS))
+def test_what_is_no_vllm_server_has_none_of_its_labels_and_no_smaller_config(label: str) -> None:
+    for engine in ("litellm", "http"):
+        assert course(said(label), engine=engine).measures == ("restart",)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("label", sorted(REMEDIES))
+def test_weak_evidence_changes_no_configuration(label: str) -> None:
+    assert course(said(label, facts={"weak_evidence": "true"})).measures == ("restart",)
 
 
 @pytest.mark.parametrize("label", CONFIGURED)
 def test_a_cause_in_the_configuration_only_goes_back(label: str) -> None:
-    diagnosis = Diagnosis(label=label)  # type: ignore[arg-type]
-    assert course(diagnosis, can_recreate=True).measures == ()
-    assert course(diagnosis, can_recreate=True, can_roll_back=True).measures == ("rollback",)
+    assert course(said(label), can_recreate=True).measures == ()
+    found = course(said(label), can_recreate=True, can_roll_back=True)
+    assert found.measures == ("rollback",)
 
 
-@given(st.sampled_from(sorted(DEFINITIONS)), st.integers(0, 5), st.booleans(), st.booleans())
+def test_where_no_step_is_left_a_server_that_ran_before_is_restarted() -> None:
+    oom = said("oom_runtime", ready=True)
+    assert course(oom, can_recreate=True).measures == ("step-down", "restart", "recreate")
+    assert course(said("oom_kv_cache")).measures == ("step-down",)
+    assert course(said("oom_kv_cache"), edited=True).measures == ("step-down", "restart")
+
+
+@given(
+    st.sampled_from(sorted(DEFINITIONS)),
+    st.integers(0, 5),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+)
 def test_the_mildest_measure_comes_first(
-    label: str, crashes: int, recreate: bool, back: bool
+    label: str, crashes: int, ready: bool, recreate: bool, back: bool
 ) -> None:
-    diagnosis = Diagnosis(label=label)  # type: ignore[arg-type]
+    diagnosis = said(label, ready=ready)
     found = course(diagnosis, crashes=crashes, can_recreate=recreate, can_roll_back=back)
     order = ["step-down", "restart", "recreate", "rollback"]
     assert list(found.measures) == sorted(found.measures, key=order.index)
     assert back or "rollback" not in found.measures
     assert recreate or "recreate" not in found.measures
-    if "step-down" in found.measures:
-        assert found.measures == ("step-down",) and label in REMEDIES or label in UNSTABLE
+    assert "step-down" not in found.measures or label in REMEDIES or label in UNSTABLE
 
 
 def test_a_stalled_tokenizer_is_restarted_and_a_wrong_one_is_not() -> None:
@@ -142,6 +185,37 @@ def test_requests_that_never_end_are_a_miss() -> None:
     assert measured(stuck, SLO) == ""
     (miss,) = misses(stuck, SLO)
     assert miss.at_least and miss.words() == "p90 at least 60.0 s > 30 s"
+
+
+def test_a_latency_beyond_the_last_bucket_is_at_least_so_long() -> None:
+    beyond = Traffic(
+        window_s=60, finished=9, quantiles={"p90_latency_s": 60}, beyond=("p90_latency_s",)
+    )
+    (miss,) = misses(beyond, SLO)
+    assert miss.at_least and miss.words() == "p90 at least 60.0 s > 30 s"
+    patient = Slo(p90_latency_s=90)
+    assert misses(beyond, patient) == []
+    assert "at least 60 s: the buckets" in measured(beyond, patient), "within it? nobody knows"
+
+
+def test_what_is_only_known_to_be_at_least_so_long_has_not_fallen() -> None:
+    before = [Miss(name="p90", measured_s=500, limit_s=30)]
+    after = [Miss(name="p90", measured_s=60, limit_s=30, at_least=True)]
+    assert not helped(before, after)
+    assert helped([before[0].model_copy(update={"at_least": True})], [
+        Miss(name="p90", measured_s=60, limit_s=30)
+    ])  # fmt: skip
+
+
+def test_the_window_between_two_scrapes_knows_its_last_bucket() -> None:
+    at = datetime(2026, 11, 21, tzinfo=UTC)
+    metrics = Metrics("m")
+    before = parse(metrics.text().encode(), at)
+    metrics.observe("e2e_request_latency_seconds", 9_000, 5)
+    found = traffic_between(before, parse(metrics.text().encode(), at), 60)
+    assert found.finished == 5 and set(found.beyond) == set(found.quantiles)
+    (miss,) = misses(found, SLO)
+    assert miss.words() == "p90 at least 7680.0 s > 30 s"
 
 
 def test_a_missing_quantile_is_said() -> None:

@@ -44,5 +44,6 @@ async def test_a_proxy_that_asks_for_approval_is_named_not_touched(build: Build)
     before = file.read_bytes()
     report = await scene.run("remediate-oom")
     assert report.verdict == "passed", report.message
-    assert any("left alone (autonomy); run align-token-limits" in n for n in report.notes)
+    assert any("left alone (autonomy)" in note for note in report.notes)
+    assert report.next_step == f"run align-token-limits --service {SERVICE}"
     assert file.read_bytes() == before

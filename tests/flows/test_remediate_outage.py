@@ -119,7 +119,8 @@ async def test_when_a_restart_does_not_help_the_last_change_goes_back(build: Bui
     report = await scene.run(OUTAGE)
     assert report.verdict == "passed", report.message
     assert report.message.startswith("the last change went back")
-    assert "max-num-seqs: 8" in scene.config.read_text()
+    assert "max-num-seqs: 4" in scene.config.read_text(), "what the last change had proved"
+    assert "fp9" not in scene.config.read_text()
     assert scene.journal.degraded() is None, "the config that failed is no goal to come back to"
     assert scene.journal.acts()[-1].procedure == "rollback-serving"
 

@@ -61,6 +61,7 @@ def troubled(box):
         "motoko",
         gpus=[{"temperature_c": 91}],
         disks=[
+            {"path": "/", "used_share": 0.55, "free_gib": 207.0},
             {"path": "/models", "used_share": 0.93, "free_gib": 61.0},
         ],
     )
@@ -119,7 +120,7 @@ def test_custom_run_is_a_form_with_help(up, browser, base):
 
 
 def test_run_page_shows_tasks_by_name_and_tags(up, browser, base):
-    run = the_one(up, "flow_runs")
+    run = the_one(up, "flow_runs", lambda r: r["name"].startswith("remediate-oom"))
     shown = browser.open(f"{base}/runs/flow-run/{run['id']}", "Passed", "7 Task runs")
     assert "remediate-oom wintermute" in shown
     browser.run("document.querySelector('[class*=tag-badge-group], header')")
@@ -134,6 +135,7 @@ def test_record_shows_before_after_and_the_chart(up, browser, base):
     record = the_one(up, "artifacts", lambda a: a["key"] == "remediate-oom-record")
     browser.open(f"{base}/artifacts/artifact/{record['id']}", "Change: kept", "Cause:")
     browser.wait_text("Passed: sandbox/wintermute")
+    browser.wait("the table", lambda: browser.run("!!document.querySelector('table')"))
     cells = browser.run("[...document.querySelector('table').rows].map(r => r.innerText.trim())")
     assert [row.split() for row in cells] == [
         ["field", "before", "after"],
@@ -148,6 +150,7 @@ def test_record_shows_before_after_and_the_chart(up, browser, base):
 def test_record_reads_the_same_in_the_other_ui(up, browser, base):
     record = the_one(up, "artifacts", lambda a: a["key"] == "remediate-oom-record")
     shown = browser.open(f"{up.ui}/artifacts/artifact/{record['id']}", "Change: kept", "Cause:")
+    browser.wait("the table", lambda: browser.run("!!document.querySelector('table')"))
     assert "\\n" not in shown
     assert browser.run("document.querySelector('table').rows[1].innerText").split()[-1] == "8192"
     browser.wait(
@@ -160,6 +163,7 @@ def test_the_daily_check_is_read_on_one_screen(up, browser, base):
     found = the_one(up, "artifacts", lambda a: a["key"] == "check-platform-record")
     browser.resize(1440, 1100)
     browser.open(f"{base}/artifacts/artifact/{found['id']}", "Failed: lab", "do this")
+    browser.wait("the table", lambda: browser.run("!!document.querySelector('table')"))
     rows = browser.run("[...document.querySelector('table').rows].map(r => r.innerText)")
     signs = [row.split()[0] for row in rows[1:]]
     order = "✗?⚠"
