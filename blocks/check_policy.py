@@ -15,7 +15,7 @@ class CheckPolicy(Frozen):
 
     window_h: float = Field(default=24, gt=0, le=168, description="how far back logs are read, h")
     deadline_s: float = Field(
-        default=30, gt=0, le=300, description="of one check of one thing; then it is unknown"
+        default=40, gt=0, le=300, description="of one check of one thing; then it is unknown"
     )
     at_once: int = Field(default=32, ge=1, le=256, description="how many things are read at once")
     cpu: float = Field(default=0.90, gt=0, le=1, description="busy share of a machine's CPUs")

@@ -43,11 +43,18 @@ async def within(timeout_s: float, call: Callable[[], T]) -> T:
         return await asyncio.wrap_future(begin(call))
 
 
-async def ended(timeout_s: float, work: Awaitable[T]) -> "asyncio.Future[T] | None":
+async def ended(
+    timeout_s: float, work: Awaitable[T], grace_s: float = 0.0
+) -> "asyncio.Future[T] | None":
     """The work that came to its end, well or not; None for one that is late.
 
     Who is late is cancelled and left behind: unlike `asyncio.wait_for`, this does not wait for a
     blocking call that cannot be cancelled. When the caller is cancelled, so is the work.
+
+    Args:
+        timeout_s: seconds.
+        work: what is waited for.
+        grace_s: what a late one may take to clean up (to end a child process), seconds.
     """
     task = asyncio.ensure_future(work)
     try:
@@ -58,6 +65,8 @@ async def ended(timeout_s: float, work: Awaitable[T]) -> "asyncio.Future[T] | No
     if task.done():
         return task
     task.cancel()
+    if grace_s:
+        await asyncio.wait({task}, timeout=grace_s)
     # Its outcome is taken, so that nothing complains of one that nobody asked for.
     task.add_done_callback(lambda late: late.cancelled() or late.exception())
     return None

@@ -112,7 +112,7 @@ class CommandRuntimeSpec(Frozen):
     )
     status_format: StatusFormat = Field(
         description="systemd: `systemctl show` lines; docker-state: `docker inspect --format "
-        "'{{json .State}}'`; json: {phase, exit_code, ...}; exit-code: 0 running, 3 stopped"
+        "'{{json .}}'`; json: {phase, exit_code, ...}; exit-code: 0 running, 3 stopped"
     )
     logs: tuple[str, ...] = Field(
         min_length=1, description="prints its log, the latest start included, and ends"

@@ -100,6 +100,7 @@ def _of_server(url: str) -> Iterator[tuple[str, str, Check]]:
 
 
 def _of_stack(spec: "StackSpec", ref: str, with_server: bool) -> Iterator[tuple[str, str, Check]]:
+    from blocks.certificate import endpoints_of
     from blocks.stack import is_file
     from blocks.target import target_of
     from deployments import doctor_prefect, doctor_servers, doctor_services
@@ -120,7 +121,7 @@ def _of_stack(spec: "StackSpec", ref: str, with_server: bool) -> Iterator[tuple[
         yield "metrics", "alertmanager", check
     for name, host in spec.hosts.items():
         yield "host", name, partial(doctor_servers.host_lines, name, host, spec.prometheus)
-    for endpoint in spec.certificates:
+    for endpoint in endpoints_of(spec):
         yield "certificate", endpoint, partial(doctor_servers.certificate_lines, endpoint)
     if spec.slack:
         yield "slack", "token", partial(doctor_servers.slack_lines, spec.slack)

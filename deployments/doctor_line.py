@@ -3,12 +3,15 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 
+from blocks.deadline import ended
 from blocks.errors import RunbookError
 from blocks.models import Frozen
 from flows.decisions.finding import WORST_FIRST, Status
 
 DEADLINE_S = 20.0
 """Of one check; then it is unknown and the report does not wait for it."""
+CLEAN_UP_S = 0.5
+"""For one that is late: a command it started is ended before the report, and the loop, are over."""
 
 
 class Line(Frozen):
@@ -43,12 +46,8 @@ async def run_checks(
 
 
 async def _one(area: str, subject: str, check: Check, deadline_s: float) -> list[Line]:
-    task = asyncio.ensure_future(check())
-    # Not wait_for: it would wait for the end of a blocking call that cannot be cancelled.
-    await asyncio.wait({task}, timeout=deadline_s)
-    if not task.done():
-        task.cancel()
-        task.add_done_callback(lambda t: t.cancelled() or t.exception())
+    task = await ended(deadline_s, check(), CLEAN_UP_S)
+    if task is None:
         why = f"no answer within {deadline_s:g} s"
         return [_line(area, subject, "unknown", why, "look at it by hand: is it up?")]
     error = task.exception()

@@ -1,16 +1,12 @@
 """What `runbooks doctor` asks of the servers around: metrics, alerts, machines, TLS, Slack."""
 
-import asyncio
-import contextlib
-from pathlib import Path
-from typing import Any
-
 import httpx
 
-from blocks.alertmanager_server import AlertmanagerSpec
+from blocks.alertmanager_server import AlertmanagerSpec, firing
+from blocks.certificate import read_certificate
 from blocks.errors import RunbookError
 from blocks.gpu_host import GpuHostSpec, read_host
-from blocks.prometheus_server import PrometheusSpec
+from blocks.prometheus_server import PrometheusSpec, query
 from blocks.secret_ref import resolve
 from blocks.slack_workspace import SlackSpec
 from blocks.stack import StackSpec
@@ -29,13 +25,11 @@ def _line(area: str, subject: str, status: Status, message: str, fix: str = "") 
 
 async def prometheus_lines(spec: PrometheusSpec) -> list[Line]:
     """Whether it answers a query and scrapes anything."""
-    status, body, problem = await _get(spec, "/api/v1/query?query=count(up)", spec.token)
-    if bad := _bad(spec, "prometheus", "/api/v1/query", status, problem):
-        return [bad]
-    found = body.get("data", {}).get("result") if isinstance(body, dict) else None
-    if not isinstance(found, list):
-        fix = "is prometheus.url a Prometheus, with its route prefix?"
-        return [_line("metrics", "prometheus", "fail", "answered no query result", fix)]
+    limit = min(PROBE_S, spec.timeout_s)
+    try:
+        found = await query(spec.model_copy(update={"timeout_s": limit}), "count(up)")
+    except RunbookError as e:
+        return [_refused("prometheus", spec.url, str(e))]
     if not found:
         fix = f"look at {spec.url}/targets: nothing is scraped"
         return [_line("metrics", "prometheus", "warn", "answers, and scrapes nothing", fix)]
@@ -43,58 +37,22 @@ async def prometheus_lines(spec: PrometheusSpec) -> list[Line]:
 
 
 async def alertmanager_lines(spec: AlertmanagerSpec) -> list[Line]:
-    """Whether it is ready and lists alerts."""
-    status, _, problem = await _get(spec, "/-/ready", spec.token)
-    if bad := _bad(spec, "alertmanager", "/-/ready", status, problem):
-        return [bad]
-    status, body, problem = await _get(spec, "/api/v2/alerts?active=true", spec.token)
-    if bad := _bad(spec, "alertmanager", "/api/v2/alerts", status, problem):
-        return [bad]
-    if not isinstance(body, list):
-        fix = "is alertmanager.url an Alertmanager, with its route prefix?"
-        return [_line("metrics", "alertmanager", "fail", "answered no list of alerts", fix)]
-    return [_line("metrics", "alertmanager", "ok", "is ready and lists alerts")]
-
-
-async def _get(
-    spec: PrometheusSpec | AlertmanagerSpec, path: str, token: str | None
-) -> tuple[int, Any, str]:
-    """Status, JSON or None, and what went wrong before there was a status."""
-    headers = {"Accept-Encoding": "identity"}
-    if token:
-        headers["Authorization"] = f"Bearer {(await resolve(token)).get_secret_value()}"
-    verify = spec.tls_verify and spec.url.startswith("https:")
+    """Whether it lists its alerts."""
     limit = min(PROBE_S, spec.timeout_s)
     try:
-        async with (
-            asyncio.timeout(limit),
-            httpx.AsyncClient(verify=verify, trust_env=False, timeout=limit) as client,
-        ):
-            answer = await client.get(spec.url + path, headers=headers)
-    except TimeoutError:
-        return 0, None, f"no answer within {limit:g} s"
-    except httpx.HTTPError as e:
-        if "CERTIFICATE_VERIFY_FAILED" in str(e):
-            why = str(e).rsplit("certificate verify failed: ", 1)[-1].split(" (_ssl")[0]
-            return 0, None, f"its certificate is not accepted ({why[:100]})"
-        return 0, None, f"does not answer ({type(e).__name__})"
-    body = None
-    with contextlib.suppress(ValueError, RecursionError):
-        body = answer.json()
-    return answer.status_code, body, ""
+        await firing(spec.model_copy(update={"timeout_s": limit}))
+    except RunbookError as e:
+        return [_refused("alertmanager", spec.url, str(e))]
+    return [_line("metrics", "alertmanager", "ok", "lists its alerts")]
 
 
-def _bad(
-    spec: PrometheusSpec | AlertmanagerSpec, name: str, path: str, status: int, problem: str
-) -> Line | None:
-    if status == 200:
-        return None
-    fix = f"is it up, and {name}.url right? curl -i '{spec.url}{path}'"
-    if "certificate" in problem:
+def _refused(name: str, url: str, said: str) -> Line:
+    fix = f"is it up, and {name}.url right? curl -i '{url}'"
+    if "certificate" in said:
         fix = f"install its CA on this machine, or {name}.tls_verify: false"
-    if status in (401, 403):
+    if "answered 401" in said or "answered 403" in said:
         fix = f"set or correct {name}.token"
-    return _line("metrics", name, "fail", problem or f"{path} answered {status}", fix)
+    return _line("metrics", name, "fail", said.partition("; ")[0], fix)
 
 
 # ---- machines -----------------------------------------------------------------------------------
@@ -115,36 +73,13 @@ async def host_lines(name: str, spec: GpuHostSpec, prometheus: PrometheusSpec | 
 # ---- certificates -------------------------------------------------------------------------------
 
 
-async def certificate_lines(endpoint: str) -> list[Line]:
-    """Whether a further endpoint can be reached, or a PEM file be read. Expiry is not asked."""
-    host, colon, port = endpoint.rpartition(":")
-    if not (colon and port.isdigit()) or "/" in endpoint:
-        return await asyncio.to_thread(_pem, endpoint)
-    fix = f"correct certificates: {endpoint}, or bring it up"
-    try:
-        async with asyncio.timeout(PROBE_S):
-            _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
-    except TimeoutError:
-        said = f"no connection within {PROBE_S:g} s"
-        return [_line("certificate", endpoint, "fail", said, fix)]
-    except OSError as e:
-        said = f"cannot be reached: {e.strerror or type(e).__name__}"
-        return [_line("certificate", endpoint, "fail", said, fix)]
-    writer.close()
-    with contextlib.suppress(OSError):
-        await writer.wait_closed()
-    return [_line("certificate", endpoint, "ok", "can be reached")]
-
-
-def _pem(path: str) -> list[Line]:
-    fix = f"correct certificates: {path}; it is a PEM file on this machine, or HOST:PORT"
-    try:
-        data = Path(path).read_bytes()
-    except OSError as e:
-        return [_line("certificate", path, "fail", f"cannot be read: {e.strerror}", fix)]
-    if b"-----BEGIN CERTIFICATE-----" not in data:
-        return [_line("certificate", path, "fail", "holds no certificate", fix)]
-    return [_line("certificate", path, "ok", "can be read")]
+async def certificate_lines(where: str) -> list[Line]:
+    """Whether one certificate can be read, as the daily check reads it. Expiry is not asked."""
+    one = await read_certificate(where, PROBE_S)
+    if one.problem:
+        fix = f"correct certificates: {where}, or the https url it is of, or bring it up"
+        return [_line("certificate", where, "fail", one.problem, fix)]
+    return [_line("certificate", where, "ok", "can be read")]
 
 
 # ---- Slack, secrets -----------------------------------------------------------------------------

@@ -6,7 +6,6 @@ Daily"; 004 "Token Limit Errors".
 
 import asyncio
 import time
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +15,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
 from blocks.check_memory import CheckMemory, load_memory, save_memory
+from blocks.deadline import LeaveBehind
 from blocks.errors import Permanent, RunbookError
 from blocks.stack import StackSpec
 from blocks.stack_blocks import load_stack, registered
@@ -27,6 +27,7 @@ from flows.platform_record import publish
 from flows.platform_report import PlatformReport, ordered, summary, together, verdict_of
 from flows.procedure import state_of, tag
 from flows.report import Options
+from tasks.places import Places
 
 PROCEDURE = "check-platform"
 EVERY = "*"
@@ -41,7 +42,8 @@ async def check_platform(
 
     Services decoding, restarts, error lines, alerts, service levels, certificates, machines and
     GPUs, token limits, pinned images and drift, all at once; what does not answer within the
-    deadline is unknown and delays nothing else. Changes nothing.
+    deadline is unknown and delays nothing else. Several stacks are checked at the same time.
+    Changes nothing.
 
     Args:
         stack: Registered stack, the path of its YAML file, or * for every registered one.
@@ -55,14 +57,13 @@ async def check_platform(
     stacks = {name: await _loaded(name, lenient=stack == EVERY) for name in names}
     named = [s.name if isinstance(s, StackSpec) else n for n, s in stacks.items()]
     await tag(PROCEDURE, options, *(f"stack:{name}" for name in named))
-    # Blocking readings of a machine that does not answer hold their threads until their time-out:
-    # the few threads that asyncio starts with would then hold up everything else.
-    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS))
-    reports = [await _check(name, spec, options) for name, spec in stacks.items()]
-    return state_of(together(reports))
-
-
-THREADS = 64
+    # A blocking reading of what does not answer (a dead mount, a machine that is off) must neither
+    # take a thread from the others nor hold up the end of this run.
+    asyncio.get_running_loop().set_default_executor(LeaveBehind())
+    loaded = [spec for spec in stacks.values() if isinstance(spec, StackSpec)]
+    places = Places(max((spec.checks.at_once for spec in loaded), default=1))
+    checks = (_check(name, spec, options, places) for name, spec in stacks.items())
+    return state_of(together(await asyncio.gather(*checks)))
 
 
 async def _loaded(name: str, *, lenient: bool) -> StackSpec | RunbookError:
@@ -79,7 +80,9 @@ async def _loaded(name: str, *, lenient: bool) -> StackSpec | RunbookError:
         return e
 
 
-async def _check(name: str, spec: StackSpec | RunbookError, options: Options) -> PlatformReport:
+async def _check(
+    name: str, spec: StackSpec | RunbookError, options: Options, places: Places
+) -> PlatformReport:
     """One platform: read, judge, remember, tell."""
     began, now = time.monotonic(), datetime.now(UTC)
     about: dict[str, Any] = {
@@ -93,7 +96,7 @@ async def _check(name: str, spec: StackSpec | RunbookError, options: Options) ->
     if isinstance(spec, RunbookError):
         error = {"stack": name, "verdict": "error", "message": str(spec), "duration_s": 0}
         return await publish(PlatformReport(**about, **error), None, tell=tell)
-    platform, notes = await _platform(spec, now)
+    platform, notes = await _platform(spec, now, places)
     findings = ordered(await findings_of(platform))
     report = PlatformReport(
         **about,
@@ -127,7 +130,9 @@ async def _one(name: str, check: Check, platform: Platform) -> list[Finding]:
         return [Finding(check=name, subject=platform.spec.name, status="unknown", evidence=why)]
 
 
-async def _platform(spec: StackSpec, now: datetime) -> tuple[Platform, list[str]]:
+async def _platform(
+    spec: StackSpec, now: datetime, places: Places | None = None
+) -> tuple[Platform, list[str]]:
     """The platform with the memory of the last check; a damaged memory is a note, not the end."""
     memory: CheckMemory | None = None
     notes = []
@@ -135,7 +140,7 @@ async def _platform(spec: StackSpec, now: datetime) -> tuple[Platform, list[str]
         memory = await asyncio.to_thread(load_memory, spec.name)
     except RunbookError as e:
         notes.append(str(e))
-    return Platform(spec, now, memory), notes
+    return Platform(spec, now, memory, places), notes
 
 
 async def _remember(platform: Platform, report: PlatformReport) -> PlatformReport:

@@ -4,6 +4,7 @@ import asyncio
 
 from blocks.litellm_text import enforced
 from blocks.models import ServingConfig
+from blocks.service import LitellmSource
 from flows.checks.platform_view import Platform
 from flows.decisions.check_services import ServiceReading
 from flows.decisions.finding import Finding
@@ -11,6 +12,7 @@ from flows.decisions.health import judge
 from flows.decisions.token_limits import CHECK, judge_limits
 from flows.routes import routes_of
 from flows.verify import expectation
+from tasks.check_reads import Read, Unread
 
 Routes = tuple[dict[str, str | None], bool]
 """Model key -> the service behind it; and whether the proxy checks token limits at all."""
@@ -18,31 +20,46 @@ Routes = tuple[dict[str, str | None], bool]
 
 async def run(platform: Platform) -> list[Finding]:
     """The findings of every LiteLLM proxy; a server that does not decode has no known length."""
-    proxies = [n for n, s in platform.spec.services.items() if s.engine == "litellm"]
+    services = platform.spec.services
+    proxies = [n for n, s in services.items() if s.engine == "litellm"]
     if not proxies:
         return []
+
+    def reads(proxy: str, source: LitellmSource) -> Read[Routes]:
+        async def read() -> Routes:
+            return await routes_of(platform.spec, proxy), await asyncio.to_thread(enforced, source)
+
+        return read
+
+    sources = {n: services[n].serving for n in proxies}
+    wanted = {n: reads(n, s) for n, s in sources.items() if s.kind == "litellm"}
+    # Their files lie on this machine, on one mount as likely as not.
+    routes = await platform.read("routes", wanted, dict.fromkeys(wanted, "files"))
     readings = await platform.services()
-    per_proxy = await asyncio.gather(*(_judge(platform, name, readings) for name in proxies))
-    return [finding for findings in per_proxy for finding in findings]
+    return [
+        finding
+        for proxy in proxies
+        for finding in _judge(platform, proxy, readings, routes.get(proxy))
+    ]
 
 
-async def _judge(
-    platform: Platform, proxy: str, readings: dict[str, ServiceReading]
+def _judge(
+    platform: Platform,
+    proxy: str,
+    readings: dict[str, ServiceReading],
+    found: Routes | Unread | None,
 ) -> list[Finding]:
-    source = platform.spec.services[proxy].serving
     reading = readings[proxy]
     unknown = Finding(check=CHECK, subject=proxy, status="unknown")
-    if source.kind != "litellm":
+    if found is None:
         why = "its config file is not in the inventory"
         advice = "name it: serving: {kind: litellm, path: ...}"
         return [unknown.model_copy(update={"evidence": why, "advice": advice})]
     if reading.config is None:
         return [unknown.model_copy(update={"evidence": reading.unread("config")})]
-    try:
-        routes = await routes_of(platform.spec, proxy)
-        checked = await asyncio.to_thread(enforced, source)
-    except RunbookError as e:
-        return [unknown.model_copy(update={"evidence": str(e)[:300]})]
+    if isinstance(found, Unread):
+        return [unknown.model_copy(update={"evidence": found.reason})]
+    routes, checked = found
     lengths = {
         model: _length(platform, readings[name]) if name else None for model, name in routes.items()
     }

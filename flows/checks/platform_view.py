@@ -66,9 +66,7 @@ class Platform:
 
         def reads(target: Target) -> Read[ServiceReading]:
             logs = self._logs[machines[target.name]]
-            return lambda: read_service(
-                target, self.since, self.now, self.policy.deadline_s, logs
-            )
+            return lambda: read_service(target, self.since, self.now, self.policy.deadline_s, logs)
 
         wanted = {name: reads(target) for name, target in self.targets.items()}
         found = await self.read("services", wanted, machines)

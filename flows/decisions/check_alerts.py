@@ -113,7 +113,8 @@ def _none(subject: str, beats: Sequence[str], rules: Rules | str | None) -> Find
         blind = {"evidence": f"none arrived, but whether any can is not known: {rules}"[:300]}
     elif rules.loaded > len(rules.broken):
         count = rules.loaded - len(rules.broken)
-        return found.model_copy(update={"evidence": f"{count} alerting rules are evaluated"})
+        words = f"{count} alerting rule{'s are' if count != 1 else ' is'} evaluated"
+        return found.model_copy(update={"evidence": words})
     else:
         what = "no alerting rules are loaded" if not rules.loaded else "no rule can be evaluated"
         blind = {"evidence": what, "advice": "load rules into Prometheus: rule_files"}

@@ -46,7 +46,8 @@ def judge(state: ServiceState, serving: Serving | None, expected: Expectation) -
         oom = ", killed for memory" if state.oom_killed else ""
         return Health(status="broken", reason=f"{state.phase}{code}{oom}")
     if state.phase == "restarting":
-        return Health(status="broken", reason=f"in a restart loop ({state.restarts} restarts)")
+        often = f" ({state.restarts} restarts)" if state.restarts_known else ""
+        return Health(status="broken", reason=f"in a restart loop{often}")
     if expected.restarts is not None and state.restarts > expected.restarts:
         times = state.restarts - expected.restarts
         return Health(status="broken", reason=f"restarted by itself {times} time(s)")

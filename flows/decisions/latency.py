@@ -8,9 +8,12 @@ from blocks.metric_values import MetricsPage, counter_delta, delta_estimate, val
 from blocks.models import Frozen, ServingConfig
 from blocks.service import Slo
 from flows.decisions.metric_names import E2E, NAMES, RUNNING, WAITING
+from flows.decisions.remedies import DEFAULT_NUM_SEQS
 
 BETTER = 0.9
 """A change helped when the latency is below this share of what it was: less is noise."""
+FEWEST = 5
+"""Requests (count) that make a percentile: one long batch job at night is no latency spike."""
 TPM_CUT = 0.25
 """Of the proxy's tokens per minute: the handbook says 20-30 %."""
 QUANTILES = {"p90_latency_s": 0.90, "p95_latency_s": 0.95, "p99_latency_s": 0.99}
@@ -82,6 +85,11 @@ def measured(traffic: Traffic, slo: Slo) -> str:
         return traffic.problem
     if traffic.finished == 0 and not _stuck(traffic, slo):
         return f"no request ended within {traffic.window_s:g} s, so there is no latency to measure"
+    if 0 < traffic.finished < FEWEST:
+        return (
+            f"only {traffic.finished} request(s) ended within {traffic.window_s:g} s: no percentile; "
+            f"at least {FEWEST} are needed"
+        )
     missing = [n for n in objectives(slo) if traffic.quantiles.get(n) is None]
     if missing and traffic.finished:
         return f"{', '.join(missing)} could not be read from /metrics"
@@ -123,8 +131,8 @@ def fewer_sequences(config: ServingConfig, ladder: Ladder) -> int | None:
     Without a ladder it is halved: fewer at once is a lower latency for each.
     """
     now = config.max_num_seqs
-    if now is None:
-        return ladder.max_num_seqs[0] if ladder.max_num_seqs else None
+    if now is None:  # vLLM's own, which is never fewer
+        return next((r for r in ladder.max_num_seqs if r < DEFAULT_NUM_SEQS), None)
     rungs = [rung for rung in ladder.max_num_seqs if rung < now]
     if ladder.max_num_seqs:
         return rungs[0] if rungs else None

@@ -7,6 +7,9 @@ Source: vLLM 0.32 `/metrics` and its older names; LiteLLM "Prometheus metrics"; 
 import re
 from collections.abc import Callable, Mapping, Sequence
 
+from blocks.promql import quoted as quoted
+from blocks.promql import selector as selector
+
 E2E = "e2e latency"
 RUNNING = "running"
 WAITING = "waiting"
@@ -41,35 +44,10 @@ NAMES: dict[str, tuple[str, ...]] = {
 NOT_WORK = r"/v1/models|/health|/metrics|/ping|/version|/load|/docs|/openapi\.json"
 """Handlers that say nothing of the engine; our own looks are among them (a regular expression)."""
 
-_LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _WINDOW = re.compile(r"([1-9]\d*)([smhd])")
 _STEPS = 100
 """Looks at a window to see where it has gaps."""
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-
-
-def selector(labels: Mapping[str, str], *more: str) -> str:
-    """`{instance="motoko:8000"}`, values escaped.
-
-    Args:
-        labels: name -> value, all to be equal.
-        more: further matchers, as PromQL writes them.
-
-    Raises:
-        ValueError: a name that no label can have.
-    """
-    for name in labels:
-        if not _LABEL.fullmatch(name):
-            raise ValueError(f"{name[:60]!r} is no label's name; use letters, digits and _")
-    return "{" + ",".join([*(f"{k}={quoted(v)}" for k, v in labels.items()), *more]) + "}"
-
-
-def quoted(text: str) -> str:
-    """A PromQL string literal."""
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return '"' + escaped.replace("\n", "\\n").replace("\r", "\\r") + '"'
-
-
 _OF_ENGINE = {"vllm": ("vllm:", "http_"), "litellm": ("litellm_",)}
 
 

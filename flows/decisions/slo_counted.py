@@ -38,13 +38,15 @@ def error_rate(name: str, service: Service, limit: float, seen: Numbers) -> Find
         seen: its numbers.
     """
     found = unknown("error rate", name, "", f"≤ {percent(limit)}")
-    ended, why = _ended(service, seen, LONG if seen.rates else "")
+    span = LONG if seen.rates else ""
+    ended, why = _ended(service, seen, span)
     recent, lost = _ended(service, seen, "") if seen.rates else ([], "")
     # That nothing was counted just now is no gap where the long window tells of it.
     why = why or (lost if lost != seen.missing else "")
     if not ended and not recent:
         quiet = f"{NO_TRAFFIC} {seen.long_over}: no request was answered"
-        return because(found, why or quiet)
+        known, _ = shares_of(SOURCES[service.engine], seen, span)
+        return because(found, quiet if known else why or quiet)
     bad = [one for one in (*ended, *recent) if one.share > limit]
     sure = [one for one in bad if not _single(one, limit)]
     few = [one for one in bad if one in ended]

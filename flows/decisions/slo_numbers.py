@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from blocks.metric_values import MetricsPage, Sample, series
+from blocks.promql import quoted, selector
 from blocks.service import Service
 from flows.decisions import metric_names as names
 from flows.decisions.latency import objectives
@@ -92,7 +93,7 @@ def queries(service: Service, window: str, hours: float) -> dict[str, str]:
     def of(metric: str) -> tuple[str, ...]:
         return names.names_of(metric, engine)
 
-    work = f"handler!~{names.quoted(names.NOT_WORK)}"
+    work = f"handler!~{quoted(names.NOT_WORK)}"
     counted = {
         "finished": (names.FINISHED, "finished_reason"),
         "http": (names.HTTP, "status", work),
@@ -115,12 +116,12 @@ def queries(service: Service, window: str, hours: float) -> dict[str, str]:
     found = {n: made[n]() if n in made else grown(n) for n in wanted(service)}
     if any(number.endswith(LONG) for number in found):
         found["scraped"] = names.scraped(labels, long)
-    return {**found, "up": f"min(up{names.selector(labels)})"} if found else {}
+    return {**found, "up": f"min(up{selector(labels)})"} if found else {}
 
 
 def from_prometheus(service: Service, answers: Answers, window: str, hours: float) -> Numbers:
     """Numbers out of the answers to `queries`."""
-    up, ups = answers.get("up", ()), names.selector(service.labels)
+    up, ups = answers.get("up", ()), selector(service.labels)
     if isinstance(up, str) or any(math.isnan(s.value) for s in up):
         missing = f"no such series ({ups}); is it scraped?"
     elif not up:
@@ -188,7 +189,8 @@ def total(answer: Sequence[Sample] | str, fold: object = sum) -> float | str:
     if isinstance(answer, str):
         return answer
     values = [s.value for s in answer]
-    if not all(map(math.isfinite, values)):
+    # NaN and infinities, and what would become one in a sum.
+    if not all(abs(v) < 1e300 for v in values):
         return "it is no number (NaN): no traffic in the window"
     if not values:
         return ""

@@ -10,7 +10,7 @@ def span(seconds: float) -> str:
     seconds = max(0.0, seconds)
     if seconds < 120:
         return f"{int(seconds)} s"
-    if seconds < 7200:
+    if seconds < 3600:
         return f"{int(seconds / 60)} min"
     if seconds < 172_800:
         return f"{int(seconds / 360) / 10:g} h"

@@ -8,8 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,13 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from blocks import local_host
-from blocks.deadline import within
+from blocks.deadline import ended, within
 from blocks.gpu_host import GpuHostSpec, read_host
 from blocks.host_metrics import folded, questions
 from blocks.host_reading import GpuReading, HostReading
 from blocks.kernel_log import joined, kernel_xids, parse
 from blocks.local_host import read_local
+from blocks.metric_values import Sample
 from blocks.nvml import Gpus
 from blocks.prometheus_server import PrometheusSpec
 from deployments.reading import reading as as_json
@@ -105,6 +105,49 @@ def test_a_hung_call_does_not_hold_up_the_end_of_the_loop() -> None:
     assert time.monotonic() - began < 4
 
 
+HANGING = """
+import asyncio, time
+from blocks.deadline import LeaveBehind
+async def main():
+    asyncio.get_running_loop().set_default_executor(LeaveBehind())
+    hung = [asyncio.ensure_future(asyncio.to_thread(time.sleep, 600)) for _ in range(100)]
+    await asyncio.sleep(0.1)
+    print(await asyncio.to_thread(lambda: "another call is made"))
+    [one.cancel() for one in hung]
+asyncio.run(main())
+print("the loop has ended")
+"""
+
+
+def test_neither_the_loop_nor_the_interpreter_waits_for_what_hangs_in_a_thread() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", HANGING], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == ["another call is made", "the loop has ended"]
+
+
+async def test_what_is_late_is_left_behind_and_what_ended_is_given_back() -> None:
+    async def at_once() -> int:
+        return 42
+
+    async def broken() -> int:
+        raise ZeroDivisionError
+
+    assert await ended(0.1, asyncio.sleep(60)) is None
+    good, bad = await ended(5, at_once()), await ended(5, broken())
+    assert good and good.result() == 42
+    assert bad and isinstance(bad.exception(), ZeroDivisionError)
+    work = asyncio.ensure_future(asyncio.sleep(60))
+    waiting = asyncio.ensure_future(ended(60, work))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    await asyncio.sleep(0)
+    assert work.cancelled()
+
+
 async def test_a_call_in_time_gives_its_result_or_its_error() -> None:
     assert await within(5, lambda: 42) == 42
     with pytest.raises(ZeroDivisionError):
@@ -124,6 +167,7 @@ LOG = [
 def test_the_last_xid_of_a_gpu_is_found_with_its_age() -> None:
     found = parse(LOG, 100.0)
     assert found.last == {"0000:4b:00": (79, 97.0)} and found.whole
+    assert found.reaches_s == 99.0 and parse([], 100.0).reaches_s is None
 
 
 def test_an_overwritten_log_proves_no_absence() -> None:
@@ -139,6 +183,7 @@ def test_xids_are_joined_to_their_gpu() -> None:
     )
     one, two = joined(gpus, parse(LOG, 100.0))[0]
     assert (one.xid, one.xid_age_s) == (0, None) and (two.xid, two.xid_age_s) == (79, 97.0)
+    assert one.xid_reaches_s == 99.0, "the machine booted 100 s ago: nothing is known of before"
     (alone, gone), _ = joined(gpus[:1], parse(LOG, 100.0))
     assert alone.xid == 0 and gone.index is None and gone.lost and gone.xid == 79
     (unknown, known), problems = joined(gpus, parse(LOG[2:], 100.0))
@@ -233,22 +278,20 @@ async def test_the_local_kind_is_this_machine_with_its_gpus(driver: Driver) -> N
 # ---- Prometheus: what is asked, and what the answers mean ----------------------------------------
 
 
-@dataclass(frozen=True)
-class Series:
-    labels: Mapping[str, str] = field(default_factory=dict)
-    value: float = 0.0
+def disks(path: str, **values: float) -> dict[str, Sequence[Sample] | str]:
+    return {f"disk_{k}": (sample(v, mountpoint=path),) for k, v in values.items()}
 
 
-def disks(path: str, **values: float) -> dict[str, Sequence[Series] | str]:
-    return {f"disk_{k}": (Series({"mountpoint": path}, v),) for k, v in values.items()}
-
-
-def dcgm(value: float, gpu: int = 0, **labels: str) -> Series:
+def dcgm(value: float, gpu: int = 0, **labels: str) -> Sample:
     whole = {"gpu": str(gpu), "UUID": f"GPU-{gpu}", "modelName": "NVIDIA H200"}
-    return Series({**whole, "DCGM_FI_DRIVER_VERSION": "550.54.15", **labels}, value)
+    return sample(value, **{**whole, "DCGM_FI_DRIVER_VERSION": "550.54.15", **labels})
 
 
-CARD: dict[str, Sequence[Series] | str] = {
+def sample(value: float, **labels: str) -> Sample:
+    return Sample(labels=labels, value=value)
+
+
+CARD: dict[str, Sequence[Sample] | str] = {
     "fb_used": (dcgm(102_400),),
     "fb_free": (dcgm(40_000),),
     "fb_reserved": (dcgm(960),),
@@ -258,9 +301,9 @@ CARD: dict[str, Sequence[Series] | str] = {
     "ecc": (dcgm(0),),
     "xid": (dcgm(0),),
 }
-NODE: dict[str, Sequence[Series] | str] = {
-    "cpu": (Series({}, 0.25),),
-    "memory": (Series({}, 0.5),),
+NODE: dict[str, Sequence[Sample] | str] = {
+    "cpu": (sample(0.25),),
+    "memory": (sample(0.5),),
     **disks("/", size=1000e9, free=400e9, avail=350e9),
 }
 
@@ -298,13 +341,13 @@ def test_no_series_is_none_and_not_zero() -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_nan_is_none(value: float) -> None:
-    answers = {**NODE, **CARD, "cpu": (Series({}, value),), "temperature": (dcgm(value),)}
+    answers = {**NODE, **CARD, "cpu": (sample(value),), "temperature": (dcgm(value),)}
     found = folded(answers, ["/"])
     assert found.cpu_share is None and (found.gpus or ())[0].temperature_c is None
 
 
 def test_labels_that_match_two_machines_measure_none_of_them() -> None:
-    found = folded({**NODE, "cpu": (Series({"instance": "a"}), Series({"instance": "b"}))}, ["/"])
+    found = folded({**NODE, "cpu": (sample(0, instance="a"), sample(0, instance="b"))}, ["/"])
     assert found.cpu_share is None and "match 2 machines" in found.about("cpu")
 
 
@@ -339,8 +382,8 @@ def test_gpus_are_told_apart_and_in_order() -> None:
 def test_the_handbooks_own_metrics_are_understood() -> None:
     labels = {"gpu": "0"}
     answers = {
-        "handbook_used": (Series(labels, 8 * 1024.0**3),),
-        "handbook_utilization": (Series(labels, 12),),
+        "handbook_used": (sample(8 * 1024.0**3, **labels),),
+        "handbook_utilization": (sample(12, **labels),),
     }
     (gpu,) = folded(answers, []).gpus or ()
     assert (gpu.memory_used_gib, gpu.utilization, gpu.memory_share) == (8, 0.12, None)

@@ -31,8 +31,8 @@ def judged(days: float, begin: float = -10) -> Finding:
     ("days", "begin", "status", "value"),
     [
         (-3.2, -10, "fail", "expired 3 days ago"),
-        (-0.1, -10, "fail", "expired 2 h ago"),
-        (0, -10, "fail", "expired 0 min ago"),
+        (-0.1, -10, "fail", "expired 2.4 h ago"),
+        (0, -10, "fail", "expired 0 s ago"),
         (90, 2.5, "fail", "not valid for another 2 days"),
         (6.9, -10, "fail", "6 days left"),
         (7, -10, "fail", "7 days left"),

@@ -106,6 +106,35 @@ def test_an_xid_before_the_window_is_past_and_one_of_unknown_age_is_not() -> Non
     assert judged(gpus=gpu(xid=79, xid_age_s=None))["gpu 0 xid"].status == "fail"
 
 
+def test_no_xid_since_a_boot_within_the_window_says_nothing_of_the_time_before() -> None:
+    def found(hours: float, window_h: float = 24) -> list[Finding]:
+        cards = tuple(
+            GpuReading(**{**GPU, "index": i, "xid_reaches_s": hours * 3600}) for i in range(8)
+        )
+        reading = WELL.model_copy(update={"gpus": cards})
+        every = judge_host("motoko", reading, SPEC, CheckPolicy(window_h=window_h))
+        return [f for f in every if "xid" in f.check]
+
+    (young,) = found(5 / 60)
+    assert (young.check, young.status, young.value) == ("xid", "unknown", "none seen")
+    assert "5 min ago" in young.evidence and "and 4 more" in young.evidence
+    assert "boot" in young.evidence and young.advice.endswith("journalctl -k -b -1 -g Xid")
+    assert len(found(23.9)) == 1 and len(found(24)) == 8
+    assert {f.status for f in found(24)} == {"ok"} and found(30, 168)[0].status == "unknown"
+
+
+def test_an_xid_that_was_seen_counts_however_short_the_log() -> None:
+    found = judged(gpus=gpu(xid=79, xid_age_s=60, xid_reaches_s=300))
+    assert found["gpu 0 xid"].status == "fail" and "xid" not in found
+
+
+def test_what_was_not_heard_and_what_was_not_heard_long_enough_is_one_line() -> None:
+    young = GpuReading(**{**GPU, "index": 1, "xid_reaches_s": 300.0})
+    found = judged(gpus=(*gpu(xid=None), young), problems=("xid: no permission",))["xid"]
+    assert found.status == "unknown" and found.value == ""
+    assert "Xid errors of gpu 0; xid: no permission; none of gpu 1 since" in found.evidence
+
+
 def test_every_known_xid_has_a_remedy() -> None:
     assert set(MILD) <= set(XIDS)
     assert all(meaning(x) and remedy(x) for x in (*XIDS, 9999))

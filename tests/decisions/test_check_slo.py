@@ -13,6 +13,7 @@ from blocks.metric_values import MetricsPage, Sample
 from blocks.service import Service
 from flows.decisions.check_slo import LEVELS, judge_slo, judge_slo_page, slo_queries
 from flows.decisions.finding import Finding
+from flows.decisions.slo_numbers import LONG
 
 POLICY = CheckPolicy(queue=50, cache=0.95)
 SLO = {"p95_latency_s": 10.0, "error_rate": 0.01, "throughput_rps": 1.0}
@@ -55,10 +56,24 @@ WELL: dict[str, Any] = {
     "preemptions": one(0),
     "up": one(1),
 }
+COUNTERS = ("finished", "http", "proxied", "proxy failed")
+DAY = {f"{n}{LONG}": WELL[n] for n in COUNTERS if n in WELL} | {"scraped": one(86_400)}
 
 
-def judged(changed: dict[str, Any] | None = None, of: Service | None = None) -> dict[str, Finding]:
-    answers = {**WELL, **(changed or {})}
+def judged(
+    changed: dict[str, Any] | None = None,
+    of: Service | None = None,
+    day: dict[str, Any] | None = None,
+) -> dict[str, Finding]:
+    """The findings by check.
+
+    Args:
+        changed: answers that differ from all being well; counters over the long window likewise.
+        of: the service.
+        day: what differs over the long window only.
+    """
+    long = {f"{n}{LONG}": v for n, v in (changed or {}).items() if n in COUNTERS}
+    answers = {**WELL, **DAY, **(changed or {}), **long, **(day or {})}
     found = judge_slo("wintermute", of or service(), POLICY, answers, "5m")
     assert all(f.subject == "wintermute" for f in found)
     assert len({f.check for f in found}) == len(found)
@@ -73,22 +88,28 @@ def test_all_is_well() -> None:
     ]  # fmt: skip
     assert found["p95 latency"].value == "4.75 s"
     assert found["p95 latency"].evidence == "900 requests in the last 5m"
-    assert found["error rate"].evidence == "1 of 891 requests in the last 5m"
+    assert found["error rate"].evidence == "1 of 891 requests in the last 24 h"
     assert found["throughput"].value == "3 requests/s"
 
 
 def test_queries_ask_for_what_the_inventory_asks() -> None:
-    asked = slo_queries("x", service(), "5m", POLICY)
-    assert set(asked) == set(WELL)
+    asked = slo_queries(service(), "5m", POLICY)
+    assert set(asked) == set(WELL) | set(DAY)
+    assert all(("[24h]" in q) == n.endswith(LONG) for n, q in asked.items() if n != "scraped")
     assert all('instance="motoko:8000"' in q for q in asked.values())
-    assert set(slo_queries("x", service(slo={}), "5m", POLICY)) == {
+    assert set(slo_queries(service(slo={}), "5m", POLICY)) == {
         "waiting", "cache", "preemptions", "up"
     }  # fmt: skip
-    assert slo_queries("x", service("http", {}), "5m", POLICY) == {}
-    assert slo_queries("x", service("litellm", {}), "5m", POLICY) == {}
-    assert set(slo_queries("x", service("litellm"), "5m", POLICY)) == {
-        "latency", "proxied", "proxy failed", "up"
+    assert slo_queries(service("http", {}), "5m", POLICY) == {}
+    assert slo_queries(service("litellm", {}), "5m", POLICY) == {}
+    counters = {f"{n}{span}" for n in ("proxied", "proxy failed") for span in ("", LONG)}
+    assert set(slo_queries(service("litellm"), "5m", POLICY)) == {
+        "latency", *counters, "scraped", "up"
     }  # fmt: skip
+    served = slo_queries(service("litellm", {"throughput_rps": 1.0}), "5m", POLICY)
+    assert set(served) == {"proxied", "proxy failed", "up"}, "the night is errors' business"
+    night = slo_queries(service(), "5m", CheckPolicy(window_h=1.5))[f"http{LONG}"]
+    assert "[90m]" in night
     assert judge_slo("x", service("http", {}), POLICY, {}, "5m") == []
 
 
@@ -107,9 +128,14 @@ def test_queries_ask_for_what_the_inventory_asks() -> None:
          "clients gave up on 10 %", ""),
         ({"http": by("status", _2xx=4, _5xx=1)}, "error rate", "warn", "too few", ""),
         ({"http": by("status", _2xx=900, _4xx=900)}, "error rate", "ok", "0 of 900", ""),
-        ({"finished": by("finished_reason", stop=30)}, "throughput", "fail",
-         "nothing waits", "remediate-latency"),
-        ({"finished": by("finished_reason", stop=0)}, "throughput", "warn", "nobody asks", ""),
+        ({"finished": by("finished_reason", stop=30)}, "throughput", "warn", "nothing waits", ""),
+        ({"finished": by("finished_reason", stop=30), "waiting": "no answer"}, "throughput",
+         "warn", "whether requests wait is not known", ""),
+        ({"finished": by("finished_reason", stop=30), "waiting": one(4)}, "throughput", "fail",
+         "4 wait meanwhile", "remediate-latency"),
+        ({"finished": by("finished_reason", stop=0)}, "throughput", "warn", "nothing waits", ""),
+        ({"finished": by("finished_reason", stop=0), "waiting": one(4)}, "throughput", "fail",
+         "4 wait meanwhile", "remediate-outage"),
         ({"waiting": one(51)}, "queue", "warn", "51 waiting", "remediate-latency"),
         ({"waiting": one(50)}, "queue", "ok", "50 waiting", ""),
         ({"cache": one(0.97)}, "cache", "warn", "97 %", "remediate-latency"),
@@ -171,7 +197,7 @@ def test_one_reason_for_all_is_told_once() -> None:
     assert found.evidence == (
         "not measured: p95 latency, error rate, throughput, queue, cache; connection refused"
     )
-    (gone,) = judged({**dict.fromkeys(WELL, ()), "up": one(0)}).values()
+    (gone,) = judged({**dict.fromkeys([*WELL, "scraped"], ()), "up": one(0)}).values()
     assert "cannot scrape it: up" in gone.evidence
     (nothing,) = judge_slo("x", service(), POLICY, {}, "5m")
     assert nothing.status == "unknown"
@@ -182,22 +208,100 @@ def test_without_an_objective_the_procedure_is_not_suggested() -> None:
     assert found.suggests == "" and "slo.p95_latency_s" in found.advice
 
 
+def test_the_error_rate_covers_the_night_and_the_last_minutes() -> None:
+    quiet = {"http": (), "finished": by("finished_reason", stop=0, error=0)}
+    night = {f"http{LONG}": by("status", _2xx=950, _5xx=50)}
+    found = judged(quiet, day=night)["error rate"]
+    assert (found.status, found.value) == ("fail", "5 %"), "nothing happens now, and 5 % failed"
+    assert found.evidence == "50 of 1,000 requests in the last 24 h"
+    well = {f"http{LONG}": by("status", _2xx=90_000, _5xx=300)}
+    found = judged({"http": by("status", _2xx=10, _5xx=290)}, day=well)["error rate"]
+    assert (found.status, found.value) == ("fail", "96.7 %"), "a day makes little of an outage"
+    assert found.evidence == "290 of 300 requests in the last 5m"
+    found = judged({"http": by("status", _2xx=9, _5xx=1)}, day=well)["error rate"]
+    assert (found.status, found.value) == ("ok", "0.332 %"), "one error of ten is no rate"
+    found = judged({"http": "no answer"}, day=well)["error rate"]
+    assert (found.status, found.evidence) == ("unknown", "no answer")
+
+
+@given(st.lists(st.integers(0, 300), min_size=2, max_size=2), st.integers(0, 3000))
+def test_a_day_above_the_objective_is_never_ok(errors: list[int], served: int) -> None:
+    recent, day = errors
+    long = {f"http{LONG}": by("status", _2xx=served, _5xx=day + recent)}
+    found = judged({"http": by("status", _2xx=0, _5xx=recent)}, day=long)["error rate"]
+    if day + recent > 0.01 * (served + day + recent) or recent > 1:
+        assert found.status in ("fail", "warn")
+    elif served:
+        assert found.status == "ok"
+
+
+def test_a_window_that_was_scraped_in_part_proves_nothing() -> None:
+    part = {"scraped": one(3 * 3600)}
+    found = judged(part)
+    assert (found["error rate"].status, found["error rate"].value) == ("unknown", "0.112 %")
+    assert "scraped it for 3 of the last 24 h" in found["error rate"].evidence
+    assert {f.status for n, f in found.items() if n != "error rate"} == {"ok"}
+    assert judged({**part, "http": by("status", _2xx=9, _5xx=9)})["error rate"].status == "fail"
+    lost = judged({"scraped": "no answer"})["error rate"]
+    assert lost.status == "unknown" and "no answer" in lost.evidence
+    federated = judged({"scraped": (), "up": ()})["error rate"]
+    assert federated.status == "ok", "without `up` there is nothing to know it by"
+
+
 def test_a_proxy() -> None:
     answers = {
         "latency": buckets(),
         "proxied": by("status_code", _200=950, _500=20, _429=30),
         "proxy failed": by("exception_status", _500=20, _429=30),
+        "scraped": one(86_400),
         "up": one(1),
     }
-    found = {f.check: f for f in judge_slo("p", service("litellm"), POLICY, answers, "5m")}
-    assert found["error rate"].evidence == "20 of 970 requests in the last 5m"
-    assert found["error rate"].status == "fail" and found["throughput"].status == "ok"
+
+    def found() -> dict[str, Finding]:
+        whole = answers | {f"{n}{LONG}": answers[n] for n in ("proxied", "proxy failed")}
+        return {f.check: f for f in judge_slo("p", service("litellm"), POLICY, whole, "5m")}
+
+    assert found()["error rate"].evidence == "20 of 970 requests in the last 24 h"
+    assert found()["error rate"].status == "fail" and found()["throughput"].status == "ok"
     answers["proxy failed"] = ()
-    found = {f.check: f for f in judge_slo("p", service("litellm"), POLICY, answers, "5m")}
-    assert found["error rate"].status == "ok", "a proxy that never failed has no such series"
+    assert found()["error rate"].evidence == "20 of 970 requests in the last 24 h"
+    answers["proxied"] = by("status_code", _200=50, _500=50)
+    assert (found()["error rate"].status, found()["error rate"].value) == ("fail", "50 %")
+    answers["proxied"] = by("status_code", _200=950, _429=30)
+    assert found()["error rate"].status == "ok", "a proxy that never failed has no such series"
+    assert found()["error rate"].evidence == "0 of 950 requests in the last 24 h"
     answers["proxy failed"] = "no answer"
-    found = {f.check: f for f in judge_slo("p", service("litellm"), POLICY, answers, "5m")}
-    assert found["error rate"].status == "unknown"
+    assert found()["error rate"].status == "unknown"
+    answers |= {"proxied": by("status_code", _200=30), "proxy failed": ()}
+    low = found()["throughput"]
+    assert (low.status, low.suggests) == ("warn", ""), "nobody knows whether anything waits"
+
+
+def test_the_queue_of_another_engine() -> None:
+    base = service("http", {}).model_dump() | {"metrics": {"job": "largeforge-inference"}}
+    engine = Service.model_validate(base)
+    asked = slo_queries(engine, "5m", POLICY)
+    assert asked["waiting"] == 'sum(queue_length{job="largeforge-inference"})'
+
+    def found(**answers: Any) -> list[Finding]:
+        return judge_slo("e", engine, POLICY, {"up": one(1), **answers}, "5m")
+
+    (full,) = found(waiting=one(51))
+    assert (full.status, full.value, full.suggests) == ("warn", "51 waiting", "")
+    (well,) = found(waiting=one(50))
+    assert well.status == "ok"
+    assert found(waiting=()) == [], "it is scraped, and it counts no queue"
+    for answers, words in (
+        ({"up": (), "waiting": ()}, "is it scraped?"),
+        ({"up": one(0), "waiting": ()}, "cannot scrape it"),
+        ({"up": "no answer", "waiting": ()}, "is it scraped?"),
+        ({"waiting": "no answer"}, "no answer"),
+    ):
+        (lost,) = found(**answers)
+        assert lost.status == "unknown" and words in lost.evidence
+    page = MetricsPage(at=NOW, samples={"queue_length": one(80)})
+    (direct,) = judge_slo_page("e", engine, POLICY, page)
+    assert (direct.status, direct.value) == ("warn", "80 waiting")
 
 
 _FLOATS = st.floats(allow_nan=True, allow_infinity=True)
@@ -209,7 +313,7 @@ _LABELS = {"latency": "le", "finished": "finished_reason", "http": "status"}
     [one(1), one(0), (), "no answer"]
 ))  # fmt: skip
 def test_no_reading_is_never_ok(broken: dict[str, Any], up: Any) -> None:
-    found = judged({**broken, "up": up})
+    found = judged({**broken, "up": up, "scraped": one(86_400)})
     needs = {
         "p95 latency": {"latency"},
         "error rate": {"http", "finished"},
@@ -267,6 +371,25 @@ def test_a_page_is_counted_since_the_start_of_its_server() -> None:
     assert found["throughput"].value == "1.25 requests/s"
     assert found["cache"].value == "30 %", "a share is not summed over engines"
     assert "preemptions" not in found, "one page does not tell whether they grow"
+
+
+def test_an_average_over_many_days_proves_nothing_good() -> None:
+    found = by_page(page(720, **{"vllm:request_success_total": by("finished_reason", stop=9**8)}))
+    for check, value in (("p95 latency", "4.75 s"), ("error rate", "0 %")):
+        assert (found[check].status, found[check].value) == ("unknown", value)
+        assert "averaged over 30.0 days" in found[check].evidence
+    assert found["throughput"].status == "unknown"
+    assert (found["queue"].status, found["cache"].status) == ("ok", "ok")
+    bad = by_page(page(720, **{"vllm:request_success_total": by("finished_reason", error=9)}))
+    assert bad["error rate"].status == "fail"
+    slow = by_page(page(720, **{"vllm:e2e_request_latency_seconds_bucket": buckets(1, 9)}))
+    assert slow["p95 latency"].status == "fail"
+
+
+def test_a_low_average_is_no_outage() -> None:
+    found = by_page(page(20, **{"vllm:num_requests_waiting": one(1)}))["throughput"]
+    assert (found.status, found.suggests) == ("warn", "")
+    assert "it is an average" in found.evidence
 
 
 def test_a_page_that_is_none_or_tells_too_little() -> None:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flows.decisions.log_errors import SAMPLE_CHARS, group
+from flows.decisions.log_window import cut_short, most_lines
 
 NOW = datetime(2026, 11, 21, 4, 0, tzinfo=UTC)
 DAY = NOW - timedelta(hours=24)
@@ -135,16 +136,72 @@ def test_a_log_without_times_is_counted_whole_and_says_so() -> None:
     assert group(b"", DAY, NOW).count == 0
 
 
+def test_how_far_it_goes_back_is_found_behind_many_lines_that_do_not_tell() -> None:
+    access = b'INFO:     1.2.3.4:5 - "POST /v1/completions HTTP/1.1" 200 OK\n'
+    log = access * 1000 + b"INFO 11-21 03:00:00 [x.py:1] fine\n" + access
+    assert group(log, DAY, NOW).reaches == NOW - timedelta(hours=1)
+
+
+@pytest.mark.parametrize(
+    ("argv", "most"),
+    [
+        (["docker", "logs", "--tail", "20000", "vllm"], 20000),
+        (["docker", "logs", "--tail=300", "vllm-8000"], 300),
+        (["journalctl", "-u", "vllm", "-n", "20000", "-o", "cat"], 20000),
+        (["journalctl", "--lines=50"], 50),
+        (["tail", "-200", "/var/log/x"], 200),
+        (["ssh", "-p", "2222", "gpu-1", "tail -n500 /var/log/x"], 500),
+        (["sudo", "-n", "docker", "logs", "--tail", "all", "vllm"], None),
+        (["bash", "vllm.sh", "logs"], None),
+    ],
+)
+def test_how_many_lines_a_command_prints(argv: list[str], most: int | None) -> None:
+    assert most_lines(argv) == most
+
+
+TAIL = ("docker", "logs", "--tail", "20", "vllm")
+CAT = ("bash", "vllm.sh", "logs")
+PART = "runtime.logs printed the last 20 lines"
+LATE = "what runtime.logs printed begins after the service's start"
+
+
+@pytest.mark.parametrize(
+    ("argv", "lines", "reaches_h", "started_h", "why"),
+    [
+        (TAIL, 20, 25, 72, ""),
+        (TAIL, 20, 3, 72, PART),
+        (TAIL, 20, 3, 3, PART),
+        (TAIL, 19, 3, 3, ""),
+        (TAIL, 19, 3, 3.1, ""),
+        (TAIL, 19, 3, 72, LATE),
+        (TAIL, 19, 5, 1, ""),
+        (TAIL, 19, 3, None, LATE),
+        (TAIL, 20, None, 72, PART),
+        (TAIL, 19, None, 72, ""),
+        (CAT, 20, 3, 72, LATE),
+        (CAT, 20, 3, 3, ""),
+        (CAT, 20, None, 3, "no line of it tells a time"),
+        (CAT, 0, None, 72, ""),
+    ],
+)
+def test_a_log_is_whole_when_it_reaches_back_or_begins_with_the_service(
+    argv: tuple[str, ...], lines: int, reaches_h: float | None, started_h: float | None, why: str
+) -> None:
+    reaches, started = (h and NOW - timedelta(hours=h) for h in (reaches_h, started_h))
+    assert cut_short(b"a line\n" * lines, argv, reaches, DAY, started) == why
+
+
 @pytest.mark.parametrize(
     "block",
     [
+        b'INFO:     1.2.3.4:5 - "POST /v1/completions HTTP/1.1" 200 OK\n',
         b"(APIServer pid=1) INFO 11-20 23:00:00 [api.py:3] throughput: 3.2 tokens/s, no error\n",
         b"(EngineCore pid=3) ERROR 11-20 23:00:00 [core.py:12] Request chatcmpl-a1 failed: 3.2 s\n",
         b"Error",
         b"x" * 999 + b"ERROR\n",
         b"ERROR 11-20 23:00:00 " + b"9" * 500 + b"\n",
     ],
-    ids=["info", "errors", "one line", "long lines", "numbers"],
+    ids=["access", "info", "errors", "one line", "long lines", "numbers"],
 )
 def test_no_log_makes_it_slow(block: bytes) -> None:
     log = block * (4_000_000 // len(block))

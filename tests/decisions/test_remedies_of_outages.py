@@ -218,6 +218,10 @@ def test_the_window_between_two_scrapes_knows_its_last_bucket() -> None:
     assert miss.words() == "p90 at least 7680.0 s > 30 s"
 
 
+def test_one_long_request_is_no_latency_spike() -> None:
+    assert "only 1 request(s) ended" in measured(traffic(41.0, finished=1), SLO)
+
+
 def test_a_missing_quantile_is_said() -> None:
     assert "p90_latency_s" in measured(traffic(None), SLO)
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blocks.prefect_models import ActiveRun, Lease, Lock
-from flows.decisions.stuck import Patience, confirmed, judge_lock, judge_runs, span
+from flows.decisions.stuck import Patience, confirmed, judge_lock, judge_runs
 
 NOW = datetime(2026, 11, 21, 3, 0, tzinfo=UTC)
 P = Patience()
@@ -124,7 +124,3 @@ def test_a_leak_is_confirmed_only_by_two_equal_looks() -> None:
     assert not confirmed(lock(), lock(lease(1)))
     assert not confirmed(lock(), lock(slots=0))
     assert not confirmed(lock(leases=None), lock(leases=None))
-
-
-def test_spans_are_said_as_people_say_them() -> None:
-    assert [span(s) for s in (45, 720, 12_600, 345_600)] == ["45 s", "12 min", "3.5 h", "4 days"]

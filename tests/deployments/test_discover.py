@@ -321,6 +321,8 @@ def test_a_container_of_compose_is_only_observed_and_the_other_way_is_shown() ->
     assert service.runtime.restart[:9] == (
         "docker", "compose", "-p", "llm: #x", "-f", "/srv/a.yml", "-f", "/srv/b.yml", "up",
     )  # fmt: skip
+    # The whole inspection: `.State` alone tells neither the image nor the restarts.
+    assert service.runtime.status == ("docker", "inspect", "--format", "{{json .}}", "llm")
     assert service.serving.kind == "env-file"
     assert service.serving.path == "/srv/llm platform/.env"
 
@@ -408,6 +410,7 @@ def test_a_proxy_gets_its_file_its_key_by_reference_and_its_routes(tmp_path: Pat
     assert service.routes == {"chat": "llm"} and "geheim" not in text
     assert service.runtime.kind == "command"
     assert service.runtime.restart == ("docker", "restart", "proxy")
+    assert service.runtime.status == ("docker", "inspect", "--format", "{{json .}}", "proxy")
 
 
 def test_a_proxy_without_a_mounted_file_has_nothing_to_change() -> None:

@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 import socket
+import ssl
 import subprocess
 import tarfile
 import threading
@@ -427,3 +428,51 @@ def test_a_socket_without_permission_names_the_group() -> None:
     denied = mapped("unix:///s", PermissionError(13, "Permission denied"), "connect", "")
     message, fix = docker_problem(DockerHostSpec(), str(denied), "services.a.runtime")
     assert "permission denied for" in message and fix.startswith("sudo usermod -aG docker ")
+
+
+async def test_a_certificate_that_the_daily_check_reads_is_no_fault(
+    tmp_path: Path, home: Path, http: Any
+) -> None:
+    pem, der, key = tmp_path / "c.pem", tmp_path / "c.der", tmp_path / "c.key"
+    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "9"]
+    subprocess.run(
+        [*make, "-subj", "/CN=motoko", "-keyout", str(key), "-out", str(pem)],
+        check=True,
+        capture_output=True,
+    )
+    der.write_bytes(ssl.PEM_cert_to_DER_cert(pem.read_text()))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem, key)
+
+    async def talk(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    server = await asyncio.start_server(talk, "127.0.0.1", 0, ssl=context)
+    port, gone = server.sockets[0].getsockname()[1], free_port()
+    ref = written(
+        tmp_path,
+        services={"ui": {"engine": "http", "url": http({}), "runtime": command()}},
+        prometheus={"url": f"https://127.0.0.1:{port}"},
+        certificates=[f"https://127.0.0.1:{port}/x", str(pem), str(der), str(key), f"[::1]:{gone}"],
+    )
+    async with server:
+        lines = await examine(ref)
+    well = {x.subject for x in of(lines, "certificate") if x.status == "ok"}
+    assert well == {f"127.0.0.1:{port}", str(der), str(pem)}
+    assert "holds no certificate" in one(lines, "certificate", str(key), "fail").message
+    assert one(lines, "certificate", f"[::1]:{gone}", "fail").fix.startswith("correct certificates")
+    refused = one(lines, "metrics", "prometheus", "fail")
+    assert "certificate is not accepted" in refused.message
+    assert refused.fix.endswith("prometheus.tls_verify: false")
+
+
+async def test_a_token_that_is_not_accepted_is_named(http: Any) -> None:
+    from blocks.alertmanager_server import AlertmanagerSpec
+    from blocks.prometheus_server import PrometheusSpec
+    from deployments.doctor_servers import alertmanager_lines, prometheus_lines
+
+    url = http({"/api/v1/query": (401, {}), "/api/v2/alerts": (403, {})})
+    (one,) = await prometheus_lines(PrometheusSpec(url=url))
+    (two,) = await alertmanager_lines(AlertmanagerSpec(url=url))
+    assert (one.status, one.fix) == ("fail", "set or correct prometheus.token")
+    assert (two.status, two.fix) == ("fail", "set or correct alertmanager.token")

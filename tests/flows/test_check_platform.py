@@ -6,6 +6,7 @@ import json
 import socket
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -23,11 +24,13 @@ from deployments.console import show
 from deployments.running import Request, _read_report, run_here
 from flows import check_platform as module
 from flows.check_platform import check_platform, findings_of
+from flows.checks import limits
 from flows.checks.platform_view import Platform
 from flows.decisions.finding import Finding
 from flows.platform_report import PlatformReport
 from flows.report import EXIT_CODES, Options
 from tasks.check_reads import Reader
+from tasks.places import Places
 from tests.conftest import PrefectServer
 from tests.flows.conftest import Build
 from tests.flows.support import SERVICE, Scene, Slack, artifacts
@@ -197,10 +200,65 @@ async def test_a_dead_machine_is_unknown_and_delays_nobody(
     assert page.count("| ? | answering") == 1, "four equal lines are one"
 
 
+async def test_a_token_that_may_take_longer_than_the_check_is_not_called_missing(
+    build: Build, tmp_path: Path
+) -> None:
+    scene = await build(until="serving")
+    scene.fault(frozen=True)
+    slow = scene.spec.services[SERVICE].model_dump(mode="json")
+    slow["policy"]["decode_timeout_s"] = 120
+    report = await check(inventory(scene, tmp_path, {SERVICE: slow}, checks={"deadline_s": 1.5}))
+    found = of(report, "decoding")
+    assert (report.verdict, found.status, found.suggests) == ("inconclusive", "unknown", "")
+    words = "no token within 1.2 s; 120 s are allowed: raise checks.deadline_s to 150"
+    assert found.evidence == words
+
+
+async def test_a_container_that_commands_run_tells_image_restarts_and_log(
+    build: Build, tmp_path: Path
+) -> None:
+    scene, now = await build(until="serving"), datetime.now(UTC)
+    log = tmp_path / "vllm.log"
+    log.write_text(f"{now - timedelta(hours=2):%Y-%m-%dT%H:%M:%SZ} INFO fine\n" * 3)
+
+    def service(queue: str, hours: float, part: str = "", **more: Any) -> dict[str, Any]:
+        state = {"Status": "running", "Pid": 7, "StartedAt": str(now - timedelta(hours=hours))}
+        image = {"Image": "vllm/vllm-openai:latest", "Env": ["HF_TOKEN=hush"]}
+        whole = {"Id": "c0", "State": state, "RestartCount": 2, "Config": image}
+        said = json.dumps(whole[part] if part else whole)
+        runtime = echo() | {"status": ["echo", said], "status_format": "docker-state"}
+        runtime |= {"logs": ["cat", str(log)], **more}
+        url = scene.spec.services[SERVICE].url
+        return {"engine": "http", "url": url, "runtime": runtime, "work_queue": queue}
+
+    told = {
+        "old": service("q1", 72),
+        "new": service("q2", 2.1),
+        "tail": service("q3", 2.1, logs=["tail", "-n", "2", str(log)]),
+        "part": service("q4", 2.1, part="State"),
+    }
+    report = await check(inventory(scene, tmp_path, told))
+    status = {(f.check, f.subject): (f.status, f.value) for f in report.findings}
+    at = f"{now - timedelta(hours=2):%H:%M}"
+    latest = ("warn", "vllm/vllm-openai:latest")
+    for name in ("old", "new", "tail"):
+        assert status["image", name] == latest
+    assert status["image", "part"] == ("unknown", "")
+    assert "docker inspect --format '{{json .}}'" in of(report, "image", "part").evidence
+    assert ("image", SERVICE) not in status, "no container"
+    assert status["restarts", "old"] == ("ok", "0")
+    assert status["restarts", "new"] == ("warn", "2")
+    assert status["restarts", "part"] == ("unknown", "")
+    assert status["error lines", "old"] == ("unknown", f"0 since {at}")
+    assert status["error lines", "new"] == ("ok", "0")
+    assert status["error lines", "tail"] == ("unknown", f"0 since {at}")
+    assert "hush" not in report.model_dump_json()
+
+
 async def test_a_reading_that_blocks_its_thread_is_left_behind(
     prefect_server: PrefectServer,
 ) -> None:
-    reader, began = Reader(at_once=8, deadline_s=0.3), time.monotonic()
+    reader, began = Reader(Places(8), deadline_s=0.3), time.monotonic()
 
     @flow
     async def read() -> dict[str, Any]:
@@ -221,6 +279,86 @@ async def test_a_reading_that_blocks_its_thread_is_left_behind(
     assert found["quick"] == "quick" and found["took"] < 2.5
     assert found["blocked"].reason == "not read within 0.3 s"
     assert found["broken"].reason == "no route to motoko"
+
+
+async def test_dead_machines_hold_up_no_reading_of_a_living_one(
+    prefect_server: PrefectServer,
+) -> None:
+    ended: list[str] = []
+
+    def reads(name: str) -> Any:
+        async def dead() -> None:
+            try:
+                await asyncio.sleep(60)
+            finally:
+                ended.append(name)
+
+        async def living() -> None:
+            await asyncio.sleep(0)
+            ended.append(name)
+
+        return living if name.startswith("living") else dead
+
+    names = [f"{m} {n}" for m in ("dead-1", "dead-2", "living") for n in range(12)]
+
+    @flow
+    async def read() -> None:
+        reader = Reader(Places(8), deadline_s=3)
+        machines = {name: name.split()[0] for name in names}
+        work = asyncio.ensure_future(
+            reader.read("things", {name: reads(name) for name in names}, machines)
+        )
+        while len(ended) < 13 and not work.done():
+            await asyncio.sleep(0.05)
+        work.cancel()
+
+    await read()
+    assert sorted(ended[:12]) == sorted(names[24:]), "every one before the first was given up"
+
+
+async def test_stacks_are_checked_at_the_same_time(
+    build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = await build(until="serving")
+    url, paths = scene.spec.services[SERVICE].url, []
+    for me, other in (("a", "b"), ("b", "a")):
+        # Its state is told once the other stack's is asked for.
+        meet = f"touch {tmp_path}/{me}; until [ -e {tmp_path}/{other} ]; do sleep 0.05; done; "
+        status = ["sh", "-c", meet + 'echo \'{"phase": "running", "pid": 7}\'']
+        service = {"engine": "http", "url": url, "runtime": echo() | {"status": status}}
+        paths.append(tmp_path / f"{me}.yaml")
+        document = {"name": f"t-{me}", "checks": {"deadline_s": 20}, "services": {"ui": service}}
+        paths[-1].write_text(json.dumps(document))
+
+    async def chosen() -> list[str]:
+        return list(map(str, paths))
+
+    monkeypatch.setattr(module, "registered", chosen)
+    report = await run_here(Request("check-platform", "*", "", (), Options(actor="a")))
+    assert isinstance(report, PlatformReport)
+    answering = [f for f in report.findings if f.check == "answering"]
+    assert [(f.subject, f.status) for f in answering] == [("t-a/ui", "ok"), ("t-b/ui", "ok")]
+
+
+async def test_a_proxys_file_on_a_dead_mount_is_unknown_by_itself(
+    build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = await build(until="serving")
+    config = tmp_path / "litellm.yaml"
+    config.write_text("model_list: []\n")
+    proxy = {
+        "engine": "litellm",
+        "url": scene.spec.services[SERVICE].url,
+        "runtime": echo(),
+        "serving": {"kind": "litellm", "path": str(config)},
+        "work_queue": "another",
+    }
+    monkeypatch.setattr(limits, "enforced", lambda _: time.sleep(6))
+    path = inventory(scene, tmp_path, {"proxy": proxy}, checks={"deadline_s": 2})
+    report = await check(path)
+    found = of(report, "token limits", "proxy")
+    assert (found.status, found.evidence) == ("unknown", "not read within 2 s")
+    assert of(report, "decoding").status == "ok"
 
 
 async def test_many_services_are_few_task_runs(build: Build, tmp_path: Path) -> None:
@@ -282,6 +420,8 @@ async def test_every_stack_gets_its_report_and_the_worst_decides(
     names[:2] = names[1:]
     report = await run_here(Request("check-platform", "*", "", (), Options(actor="a")))
     assert report.verdict == "error" and "t-gone" in report.message
+    told = [note for note in report.notes if "nobody was told" in note]
+    assert any("its inventory cannot be read" in note for note in told), report.notes
 
 
 async def test_an_unknown_stack_is_an_error_with_the_remedy(build: Build) -> None:

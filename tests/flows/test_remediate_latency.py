@@ -50,8 +50,8 @@ async def test_what_does_not_help_is_undone_at_the_server_and_at_the_proxy(build
     await register(scene.spec)
     assert proxy.config
     before, limited = scene.config.read_bytes(), proxy.config.read_bytes()
-    async with clients(scene, 2):
-        report = await scene.run(LATENCY, window_s=2)
+    async with clients(scene, 4):
+        report = await scene.run(LATENCY, window_s=4)
     assert report.verdict == "failed", report.message
     assert report.message.startswith("still too slow"), report.notes
     assert len(report.attempts) == 2, report.notes

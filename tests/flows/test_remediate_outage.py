@@ -2,14 +2,22 @@
 
 import os
 import signal
+from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
+from prefect.logging import disable_run_logger
 
-from blocks.journal import Journal
-from blocks.models import ServingConfig
+from blocks.journal import Applied, Journal
+from blocks.models import ServiceState, Serving, ServingConfig
+from blocks.stack import parse_stack
+from blocks.target import target_of
 from deployments.scenarios import SERVICE
+from flows.remediate_outage import _known_good
+from flows.verify import Verifier
+from tasks.acts import Glimpse
 from tests.flows.conftest import Build
 from tests.flows.support import Scene, artifacts
 
@@ -159,3 +167,40 @@ async def test_one_crash_is_no_reason_to_change_the_configuration(build: Build) 
     report = await scene.run("remediate-crash")
     assert report.verdict == "failed" and "crashed once" in report.message
     scene.as_before(before)
+
+
+def test_a_container_that_restarted_before_it_loads_is_waited_for() -> None:
+    """Its restarts were counted before anything was done: they are no new ones."""
+    target = target_of(
+        parse_stack(
+            "name: s\nservices:\n  a: {url: 'http://h:1', runtime: {kind: docker, container: c}}\n"
+        ),
+        "a",
+    )
+    loading = Serving(reachable=False, problem="/health: connection refused")
+    state = ServiceState(phase="running", restarts=1, instance="x")
+    look = Glimpse(at_s=0.0, state=state, serving=loading, log_mark="1")
+    with disable_run_logger():
+        assert not Verifier(target, ServingConfig(), 0, restarts=1).saw_enough(look)
+        assert Verifier(target, ServingConfig(), 0).saw_enough(look), "after a change it has none"
+
+
+def known_good(home: Path, config: ServingConfig) -> ServingConfig | None:
+    journal = Journal("s", "a")
+    return _known_good(SimpleNamespace(journal=journal), config)  # type: ignore[arg-type]
+
+
+def test_what_is_gone_back_to_is_known_to_have_worked(home: Path) -> None:
+    journal = Journal("s", "a")
+    long, short, edited = (ServingConfig(max_model_len=n) for n in (16384, 8192, 9999))
+    now = datetime.now(UTC)
+    assert known_good(home, long) is None, "nothing is on record"
+    journal.save_backup("run-1", "apply-serving", long)
+    journal.save_applied(Applied(config=short, at=now, procedure="apply-serving", run_id="run-1"))
+    assert known_good(home, edited) == short, "the edit since the last change goes"
+    assert known_good(home, short) == long, "the last change goes"
+    journal.save_backup("run-2", "apply-serving", short)
+    assert known_good(home, short) is None, "the newest backup is of a change that was not kept"
+    journal.save_backup("run-3", "remediate-oom", long)
+    journal.save_applied(Applied(config=short, at=now, procedure="remediate-oom", run_id="run-3"))
+    assert known_good(home, short) is None, "what ran out of memory is nothing to go back to"

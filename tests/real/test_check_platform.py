@@ -22,6 +22,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from blocks.command_runtime import CommandRuntime
+from blocks.errors import Permanent
+from blocks.service import CommandRuntimeSpec, NoSource
 from deployments.sandbox import docker_image
 from deployments.sandbox.local import Sandbox
 from flows.check_platform import check_platform
@@ -47,6 +50,16 @@ vllm:e2e_request_latency_seconds_bucket{le="1.0",model_name="m"} 7
 vllm:e2e_request_latency_seconds_bucket{le="+Inf",model_name="m"} 9
 vllm:e2e_request_latency_seconds_sum{model_name="m"} 9.5
 vllm:e2e_request_latency_seconds_count{model_name="m"} 9
+"""
+
+
+# Without a rule, nothing could fire, and the check would say so.
+RULES = """\
+groups:
+  - name: lab
+    rules:
+      - alert: Never
+        expr: vector(0) > 1
 """
 
 
@@ -123,6 +136,36 @@ def boxed(docker_client: docker.DockerClient, tmp_path: Path) -> Iterator[Contai
     finally:
         container.sweep()
         docker_client.images.remove(image)
+
+
+async def test_a_container_that_commands_run_is_known_by_its_inspection(
+    boxed: Container, home: Path
+) -> None:
+    """As every shipped stack has it: the image, the restarts, and which process it is."""
+    name = boxed.name
+    spec = CommandRuntimeSpec(
+        kind="command",
+        restart=("docker", "restart", "-t", "0", name),
+        stop=("docker", "stop", "-t", "0", name),
+        status=("docker", "inspect", "--format", "{{json .}}", name),
+        status_format="docker-state",
+        logs=("docker", "logs", "--tail", "20000", name),
+    )
+    runtime = CommandRuntime("lab/boxed", spec, NoSource(kind="none"))
+    (home / "services" / "lab" / "boxed").mkdir(parents=True)  # the journal's, which a run makes
+    seen = await runtime.state()
+    assert (seen.phase, seen.restarts, seen.restarts_known) == ("running", 0, True)
+    assert await runtime.image() == f"runbooks-test-{boxed.mark}:latest"
+    receipt = await runtime.prepare(await runtime.read_config(), "run-1", "restart")
+    assert not await runtime.applied(receipt)
+    await runtime.act(receipt)
+    again = await runtime.state()
+    assert again.instance == seen.instance and await runtime.applied(receipt)
+    part = spec.model_copy(update={"status": (*spec.status[:3], "{{json .State}}", name)})
+    blind = CommandRuntime("lab/boxed", part, NoSource(kind="none"))
+    assert not (await blind.state()).restarts_known
+    with pytest.raises(Permanent, match="write status"):
+        await blind.image()
 
 
 def expired(path: Path) -> Path:
@@ -203,7 +246,7 @@ async def test_all_at_once(
         targets = [f"127.0.0.1:{box.services[name].port}" for name in names]
         jobs = {"vllm": [*targets, f"127.0.0.1:{static_page}"]}
         with (
-            start_prometheus(tmp_path, jobs, interval_s=0.25) as prometheus,
+            start_prometheus(tmp_path, jobs, RULES, interval_s=0.25) as prometheus,
             start_alertmanager(tmp_path) as alertmanager,
         ):
             labels = {"alertname": "BackupMissing", "severity": "warning"}

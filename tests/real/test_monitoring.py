@@ -6,9 +6,10 @@ import math
 import threading
 import time
 import urllib.request
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,16 +19,22 @@ from blocks.check_policy import CheckPolicy
 from blocks.errors import Permanent
 from blocks.metric_values import estimate
 from blocks.metrics_page import scrape
-from blocks.prometheus_server import PrometheusSpec, active, query, query_many
+from blocks.prometheus_server import PrometheusSpec, active, query, query_many, rules
 from blocks.service import Service
+from blocks.stack import StackSpec
 from deployments.sandbox.vllm_metrics import Metrics
+from flows.checks import alerts as alerts_check
+from flows.checks.platform_view import Platform
 from flows.decisions.check_alerts import judge_alerts
 from flows.decisions.check_slo import judge_slo, judge_slo_page, slo_queries
+from flows.platform_report import not_looked_at
+from tasks.check_reads import Read, Unread, within
+from tests.conftest import free_port
 from tests.real.monitoring import Monitor, start_alertmanager, start_prometheus
 
 pytestmark = pytest.mark.real
 WINDOW = "4s"
-POLICY = CheckPolicy()
+POLICY = CheckPolicy(window_h=4 / 3600)
 RULES = """
 groups:
   - name: vllm
@@ -39,6 +46,10 @@ groups:
       - alert: QueueBacklog
         expr: vllm:num_requests_waiting > 50
         labels: {severity: warning, service: busy}
+      - record: all:up
+        expr: count(up)
+      - alert: Broken
+        expr: up * on (job) up
       - alert: NeverYet
         expr: up == 1
         for: 1h
@@ -126,7 +137,7 @@ def spec_of(server: Monitor) -> PrometheusSpec:
 
 
 async def levels(server: Monitor, name: str, service: Service) -> dict[str, Any]:
-    asked = slo_queries(name, service, WINDOW, POLICY)
+    asked = slo_queries(service, WINDOW, POLICY)
     answers = await query_many(spec_of(server), asked)
     assert not [a for a in answers.values() if isinstance(a, str)], answers
     return {f.check: f for f in judge_slo(name, service, POLICY, answers, WINDOW)}
@@ -202,7 +213,7 @@ async def test_service_levels(prometheus: Monitor, targets: dict[str, Target]) -
     assert (found["queue"].status, found["queue"].value) == ("warn", "77 waiting")
     assert found["cache"].status == "ok" and found["preemptions"].status == "ok"
     # What is read out of the buckets is what Prometheus itself reads out of them.
-    asked = slo_queries("busy", service, WINDOW, POLICY)["latency"]
+    asked = slo_queries(service, WINDOW, POLICY)["latency"]
     inner = f"sum by (le) (rate(vllm:e2e_request_latency_seconds_bucket{{{at}}}[1h]))"
     answers = await query_many(
         spec, {"ours": inner, "theirs": f"histogram_quantile(0.95, {inner})", "asked": asked}
@@ -283,6 +294,9 @@ async def test_firing_alerts(
     ]
     by_rules = await active(spec_of(prometheus))
     assert {a.name for a in by_rules} == expected, "a pending one is none"
+    loaded = await rules(spec_of(prometheus))
+    assert (loaded.loaded, loaded.broken) == (4, (loaded.broken[0],))
+    assert loaded.broken[0].startswith("Broken: ") and "duplicate series" in loaded.broken[0]
 
     now = datetime.now(UTC)
     post(alertmanager, "/api/v2/silences", {
@@ -326,3 +340,114 @@ async def test_a_server_that_goes_is_not_well_for_the_rest_of_the_window(
         return found if "cannot scrape" in str(found) else None
 
     assert {f.status for f in (await until(gone)).values()} == {"unknown"}
+
+
+async def test_the_errors_of_an_earlier_life_count_where_the_service_is_back(
+    tmp_path: Path,
+) -> None:
+    target = Target()
+    service = target.service(error_rate=0.01)
+    at = f'instance="{target.at}"'
+    night = CheckPolicy(window_h=60 / 3600)
+    try:
+        with start_prometheus(tmp_path, {"vllm": [target.at]}, interval_s=0.2) as prometheus:
+            spec = PrometheusSpec(url=prometheus.url, window="1s")
+
+            async def errors() -> Any:
+                asked = slo_queries(service, "1s", night)
+                answers = await query_many(spec, asked)
+                found = judge_slo("t", service, night, answers, "1s")
+                return next((f for f in found if f.check == "error rate"), None)
+
+            await until(lambda: query(spec, f"up{{{at}}} offset 1s == 1"))
+            early = await errors()
+            assert early is None or early.status == "unknown"
+            counted = f'http_requests_total{{{at},status="5xx"}} >= '
+            for many in (10, 20):
+                target.serve(0.1, 10, 500)
+                await until(lambda many=many: query(spec, f"{counted}{many}"))
+            target.up = False
+            await until(lambda: query(spec, f"up{{{at}}} == 0"))
+            target.metrics, target.up = Metrics("m"), True  # restarted: it counts from nothing
+            target.serve(0.1, 5)
+            back = f'http_requests_total{{{at},status="2xx"}} == 5'
+            await until(lambda: query(spec, back))
+            assert await query(spec, f"{counted}1") == ()
+
+            async def seen() -> Any:
+                found = await errors()
+                # The last second has forgotten it; the long window has not.
+                return found if found and " h" in found.evidence else None
+
+            found = await until(seen)
+            assert (found.status, found.suggests) == ("fail", "remediate-outage"), found
+    finally:
+        target.close()
+
+
+SERVICE = {"url": "http://w:8000", "runtime": {"kind": "docker", "container": "w"}}
+
+
+class Direct(Platform):
+    """A platform that reads without task runs."""
+
+    async def read(
+        self, kind: str, reads: Mapping[str, Read[Any]], machine: Mapping[str, str] | None = None
+    ) -> dict[str, Any | Unread]:
+        return {name: await within(read(), 10) for name, read in reads.items()}
+
+
+async def alerts_of(**servers: str) -> list[tuple[str, str, str]]:
+    document = {
+        "name": "lab",
+        "services": {"w": SERVICE},
+        **{n: {"url": u} for n, u in servers.items()},
+    }
+    found = await alerts_check.run(Direct(StackSpec.model_validate(document), datetime.now(UTC)))
+    return [(f.check, f.status, f.evidence) for f in found]
+
+
+async def test_nothing_fires_where_nothing_can(tmp_path: Path) -> None:
+    rule = "groups: [{name: a, rules: [{alert: Never, expr: vector(1) > 2}]}]"
+    dead = f"http://127.0.0.1:{free_port()}"
+    with (
+        start_alertmanager(tmp_path) as alertmanager,
+        start_prometheus(tmp_path, {}) as bare,
+        start_prometheus(tmp_path, {}, rule) as ruled,
+    ):
+        none = ("alerts", "unknown", "no alerting rules are loaded")
+        assert await alerts_of(prometheus=bare.url) == [none]
+        assert await alerts_of(prometheus=bare.url, alertmanager=alertmanager.url) == [none]
+        well = ("alerts", "ok", "1 alerting rule is evaluated")
+        assert await alerts_of(prometheus=ruled.url) == [well]
+        assert await alerts_of(prometheus=ruled.url, alertmanager=alertmanager.url) == [well]
+        ((_, status, why),) = await alerts_of(prometheus=dead, alertmanager=alertmanager.url)
+        assert status == "unknown" and "whether any can" in why and "refused" in why
+        ((_, status, why),) = await alerts_of(prometheus=ruled.url, alertmanager=dead)
+        assert status == "unknown" and "refused" in why
+        assert [s for _, s, _ in await alerts_of(alertmanager=alertmanager.url)] == ["ok"]
+    assert await alerts_of() == []
+
+
+def test_what_the_inventory_does_not_name_is_said() -> None:
+    bare = {"name": "lab", "services": {"w": SERVICE}}
+    said = not_looked_at(StackSpec.model_validate(bare))
+    assert [w in said for w in ("alerts", "machines", "error rate")] == [True] * 3
+    whole = {
+        **bare,
+        "services": {"w": {**SERVICE, "slo": {"error_rate": 0.01}}},
+        "prometheus": {"url": "http://p:9090"},
+        "hosts": {"motoko": {}},
+    }
+    assert not_looked_at(StackSpec.model_validate(whole)) == ""
+    part = StackSpec.model_validate({**whole, "hosts": {}})
+    assert "machines" in not_looked_at(part) and "alerts" not in not_looked_at(part)
+
+
+@pytest.mark.parametrize("engine", ["vllm", "litellm", "http"])
+async def test_every_query_is_one(prometheus: Monitor, engine: str) -> None:
+    slo = {"p95_latency_s": 1, "error_rate": 0.1, "throughput_rps": 1}
+    labels = {"job": 'a"b\\', "instance": "x"}
+    service = Service.model_validate({**SERVICE, "engine": engine, "slo": slo, "metrics": labels})
+    answers = await query_many(spec_of(prometheus), slo_queries(service, "5m", CheckPolicy()))
+    assert set(map(type, answers.values())) == {tuple}, answers

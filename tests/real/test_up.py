@@ -99,7 +99,7 @@ def test_killed_up_is_cleaned_up_by_the_next(up):
         assert not left
         # The cap on sqlalchemy: 2.1 stops schedules from being turned into runs, silently.
         scheduled = until("a scheduled run", lambda: scheduled_runs(heir), 60)
-        assert scheduled[0]["parameters"] == {"stack": "*", "service": "*"}
+        assert {run["parameters"]["stack"] for run in scheduled} == {"*"}
         assert "schedule(s) active" in heir.said
         named = [a["name"] for a in heir.api("/api/automations/filter", {})]
         assert [n for n in named if "heartbeat" in n] == named, named
