@@ -24,7 +24,14 @@ from flows.checks.registry import CHECKS, Check
 from flows.decisions.check_memory import remember
 from flows.decisions.finding import Finding
 from flows.platform_record import publish
-from flows.platform_report import PlatformReport, ordered, summary, together, verdict_of
+from flows.platform_report import (
+    PlatformReport,
+    not_looked_at,
+    ordered,
+    summary,
+    together,
+    verdict_of,
+)
 from flows.procedure import state_of, tag
 from flows.report import Options
 from tasks.places import Places
@@ -97,6 +104,8 @@ async def _check(
         error = {"stack": name, "verdict": "error", "message": str(spec), "duration_s": 0}
         return await publish(PlatformReport(**about, **error), None, tell=tell)
     platform, notes = await _platform(spec, now, places)
+    if lacks := not_looked_at(spec):
+        notes.append(lacks)
     findings = ordered(await findings_of(platform))
     report = PlatformReport(
         **about,

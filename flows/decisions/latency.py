@@ -87,8 +87,8 @@ def measured(traffic: Traffic, slo: Slo) -> str:
         return f"no request ended within {traffic.window_s:g} s, so there is no latency to measure"
     if 0 < traffic.finished < FEWEST:
         return (
-            f"only {traffic.finished} request(s) ended within {traffic.window_s:g} s: no percentile; "
-            f"at least {FEWEST} are needed"
+            f"only {traffic.finished} request(s) ended within {traffic.window_s:g} s, and {FEWEST} "
+            "make a percentile"
         )
     missing = [n for n in objectives(slo) if traffic.quantiles.get(n) is None]
     if missing and traffic.finished:

@@ -21,6 +21,7 @@ import docker
 import pytest
 from docker.errors import DockerException
 from prefect import get_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from blocks.docker_errors import mapped
 from blocks.docker_host import DockerHostSpec
@@ -111,6 +112,15 @@ def one(lines: tuple[Line, ...], area: str, subject: str, status: str) -> Line:
 # ---- without a server ---------------------------------------------------------------------------
 
 
+@pytest.fixture
+def serverless(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No server, also where an earlier test of the session left its own in the settings."""
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    with temporary_settings(restore_defaults={PREFECT_API_URL}):
+        yield
+
+
+@pytest.mark.usefixtures("serverless")
 async def test_without_a_server_the_connections_are_tested_all_the_same(
     tmp_path: Path, home: Path, http: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,6 +193,7 @@ async def test_without_a_server_the_connections_are_tested_all_the_same(
     assert order == sorted(order, key=["fail", "unknown", "warn", "ok"].index)
 
 
+@pytest.mark.usefixtures("serverless")
 async def test_faults_of_the_inventory_are_a_line_each(tmp_path: Path, home: Path) -> None:
     lines = await examine(written(tmp_path, services={"a": {"url": "x"}}, timezone="Mars"))
     faults = [x for x in of(lines, "inventory") if x.status == "fail"]
@@ -192,6 +203,7 @@ async def test_faults_of_the_inventory_are_a_line_each(tmp_path: Path, home: Pat
     assert of(lines, "inventory")[0].status == "unknown" and exit_code(lines) == 1
 
 
+@pytest.mark.usefixtures("serverless")
 def test_the_command_prints_one_line_each_and_its_code(
     tmp_path: Path, home: Path, http: Any, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
