@@ -193,7 +193,7 @@ def _check_directory(cwd: str | None) -> None:
 
 def _open_new(output: Path) -> int:
     try:
-        output.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        output.parent.mkdir(mode=0o700, exist_ok=True)
         output.unlink(missing_ok=True)
         return os.open(output, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
     except OSError as e:

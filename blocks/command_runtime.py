@@ -287,7 +287,7 @@ class CommandRuntime:
         )
 
     async def _perform(self, what: str, argv: Sequence[str], source: FileSource) -> None:
-        # Without a file there are no backups to lay it by.
+        # Without a file there are no backups to lay it by; the journal's folder is there by then.
         beside = home() / "services" / self.service if isinstance(source, NoSource) else None
         output = (beside or backup_directory(source)) / _LAST_OUTPUT
         done = await perform(argv, cwd=self.spec.cwd, timeout_s=self.spec.timeout_s, output=output)

@@ -9,6 +9,7 @@ from blocks.models import ServingConfig
 from blocks.service import ArgumentsSource
 from flows.broken import diagnosed, on_broken
 from flows.decisions.crash import UNSTABLE
+from flows.decisions.diagnosis import Diagnosis
 from flows.decisions.outage import Course, Measure, course
 from flows.decisions.plan import Plan
 from flows.lifecycle import attempt
@@ -71,12 +72,11 @@ async def _treat(run: Run, seen: Observation) -> Report:
         return run.report(
             "failed", f"nothing was changed: {problem}; a restart would fail", next_step=advice
         )
-    requested = run.diagnosis.facts.get("requested_max_model_len")
     chosen = course(
         run.diagnosis,
         engine=run.target.service.engine,
         crashes=await crashes_of(run, seen),
-        edited=str(seen.config.max_model_len or requested) != str(requested),
+        edited=_edited(run.diagnosis, seen.config),
         can_recreate=isinstance(run.target.service.serving, ArgumentsSource),
         can_roll_back=_known_good(run, seen.config) is not None,
     )
@@ -85,6 +85,12 @@ async def _treat(run: Run, seen: Observation) -> Report:
             "failed", f"nothing was changed: {chosen.reason}", next_step=run.diagnosis.advice
         )
     return await _follow(run, seen, chosen)
+
+
+def _edited(diagnosis: Diagnosis, config: ServingConfig) -> bool:
+    """Whether that start asked for another context than is written down now."""
+    requested = diagnosis.facts.get("requested_max_model_len")
+    return None not in (requested, config.max_model_len) and requested != config.max_model_len
 
 
 def _known_good(run: Run, config: ServingConfig) -> ServingConfig | None:

@@ -23,6 +23,7 @@ GPU: dict[str, Any] = {
     "ecc_uncorrected": None,
     "xid": 0,
     "xid_age_s": None,
+    "xid_reaches_s": 3 * 86_400.0,
     "lost": False,
     "unsupported": ["ecc_uncorrected"],
     "problem": "",

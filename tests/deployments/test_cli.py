@@ -78,7 +78,7 @@ def test_a_file_and_standard_input_are_diagnosed_alike(tmp_path: Path) -> None:
     code, out, err = run("diagnose", str(LOG), "--json", home=tmp_path)
     found = json.loads(out)
     assert (code, err) == (0, "")
-    assert set(found) == {"label", "evidence", "facts", "advice", "remedy"}
+    assert set(found) >= {"label", "evidence", "facts", "advice", "remedy"}
     assert (found["label"], found["remedy"]) == ("oom_kv_cache", "remediate_oom")
     assert found["facts"]["estimated_max_model_len"] == 10752
     code, out, _ = run("diagnose", "-", "--json", home=tmp_path, stdin=LOG.read_bytes())
