@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from blocks.journal import home
 from deployments import connection
 from deployments.cli_base import JsonOption, out, plain, wait_for
 
@@ -37,6 +38,9 @@ def scenario_play(
 ) -> None:
     """Play one failure on the sandbox and compare what happened with what was expected."""
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
+    # A home of its own: a play is no stack of the operator's, and two servers on one database
+    # get in each other's way.
+    os.environ["RUNBOOKS_HOME"] = str(home() / "plays")
     connection.use_this_process()
     from deployments.scenarios import load_all, load_one, play
 

@@ -4,6 +4,7 @@ import asyncio
 import getpass
 import importlib
 import json
+import logging
 import socket
 import time
 from dataclasses import dataclass
@@ -105,6 +106,7 @@ class Request:
             key, text = word.split("=", 1)
             _place(values, schema, key, _scalar(text))
         values["options"] = {**self.options.model_dump(), **values.get("options", {})}
+        logging.getLogger("prefect.flows").disabled = True  # its page of pydantic is not for people
         try:
             return dict(flow.validate_parameters(values))
         except Exception as e:
@@ -279,11 +281,12 @@ async def recent(limit: int) -> list[dict[str, Any]]:
 async def diagnose_service(stack: str, service: str) -> Diagnosis:
     """Diagnose a service of the inventory from its log and state, changing nothing."""
     from blocks.target import load_target, runtime_of
-    from flows.decisions.diagnosis import diagnose
+    from flows.decisions.diagnosis import diagnose, without_cause
 
     runtime = runtime_of(await load_target(stack, service))
     state, log = await asyncio.gather(runtime.state(), runtime.read_log())
     ended = state.phase in ("exited", "restarting")
-    return await asyncio.to_thread(
+    found = await asyncio.to_thread(
         diagnose, log, state.exit_code if ended else None, state.oom_killed
     )
+    return found if state.running else without_cause(found)

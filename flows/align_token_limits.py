@@ -101,17 +101,18 @@ async def align(run: Run, service: str = EVERY) -> Report:
     unknown = [m for m, s in routes.items() if s is None]
     if service == EVERY and unknown:
         run.notes.append(f"left alone, its backend is none of the stack's: {', '.join(unknown)}")
-    lengths = await _lengths(run, await _written(run, source, chosen))
+    asked = await _written(run, source, chosen)
+    lengths = await _lengths(run, asked)
     if not lengths:
         return run.report(
             "inconclusive",
             "nothing was changed: no server behind it told its context",
             next_step="see the notes; a server that is down is brought up by remediate-outage",
         )
-    return await _change(run, lengths)
+    return await _change(run, lengths, [m for m in asked if m not in lengths])
 
 
-async def _change(run: Run, lengths: dict[str, int]) -> Report:
+async def _change(run: Run, lengths: dict[str, int], left: list[str]) -> Report:
     seen, health = await observe(run)
     before = seen.config
     if health.status == "unknown":
@@ -128,6 +129,12 @@ async def _change(run: Run, lengths: dict[str, int]) -> Report:
     if not found:
         limits = {m: before.limits.get(f"{m}.max_input_tokens") for m in lengths}
         words = ", ".join(f"{m} {limits[m]} of {lengths[m]}" for m in lengths)
+        if left:
+            return run.report(
+                "inconclusive",
+                f"nothing was changed: {words} aligned already, {', '.join(left)} not known",
+                next_step="bring the server behind it up (remediate-outage), then rerun",
+            )
         return run.report("passed", f"no action: aligned already ({words})")
     return await change_to(run, before, after, reason=_reason(run, found))
 

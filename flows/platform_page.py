@@ -60,9 +60,10 @@ def table(report: PlatformReport, rows: list[Row], most: int = 3) -> str:
 
 
 def measured(finding: Finding) -> str:
-    """`value (threshold)`; where nothing was measured, that."""
-    value = finding.value or ("not measured" if finding.status == "unknown" else "")
-    return f"{value} ({finding.threshold})" if finding.threshold else value
+    """`value (wanted: threshold)`; where nothing was measured, that."""
+    if not finding.value:
+        return "not measured" if finding.status == "unknown" else ""
+    return f"{finding.value} (wanted: {finding.threshold})" if finding.threshold else finding.value
 
 
 def action(report: PlatformReport, row: Row) -> str:

@@ -1,5 +1,7 @@
 """Go back to an earlier serving config (handbooks: "Rollback Procedures")."""
 
+from typing import Annotated
+
 from prefect import flow
 from prefect.client.schemas.objects import State
 from pydantic import Field
@@ -14,16 +16,20 @@ from flows.report import Options, Report
 from flows.run import Run, observe
 from flows.serving_change import change_to
 
+BackupName = Annotated[
+    str,
+    Field(
+        description="name of a backup (or its beginning); empty lists them, `previous` takes "
+        "the newest that differs from what is in place"
+    ),
+]
+
 
 @flow(name="rollback-serving", flow_run_name="rollback-serving {service}")
 async def rollback_serving(
     stack: str,
     service: str,
-    backup: str = Field(
-        default="",
-        description="name of a backup (or its beginning); empty lists them, `previous` takes "
-        "the newest that differs from what is in place",
-    ),
+    backup: BackupName = "",
     options: Options = Options(),  # noqa: B008
 ) -> State[Report]:
     """List the backups of a server's numbers, or put a chosen one back and verify it.

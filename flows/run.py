@@ -12,7 +12,7 @@ from blocks.journal import Journal, Verdict
 from blocks.models import ServiceState
 from blocks.stack import StackSpec
 from blocks.target import Target, runtime_of, target_of
-from flows.decisions.diagnosis import Diagnosis, diagnose
+from flows.decisions.diagnosis import Diagnosis, diagnose, without_cause
 from flows.decisions.health import Health, judge
 from flows.decisions.plan import Plan
 from flows.report import Attempt, Options, Report
@@ -127,4 +127,5 @@ async def _diagnosed(run: Run, state: ServiceState) -> tuple[Diagnosis, bool]:
         diagnose, log, state.exit_code if ended else None, state.oom_killed
     )
     now = await runtime_of(run.target).state() if state.restarts else state
+    found = without_cause(found)  # only what is broken is examined
     return found, now.started_at != state.started_at

@@ -58,6 +58,8 @@ async def watch_gpus(
         options = options.model_copy(update={"source": "schedule", "actor": "schedule"})
     spec = await load_stack(stack)
     machine = _machine(spec, host)
+    if not machine.gpus:
+        raise Permanent(f"host {host!r} has gpus: false in the inventory: nothing to watch")
     await tag(PROCEDURE, options, f"stack:{spec.name}", f"host:{host}")
     about = {"stack": spec.name, "host": host, "run_id": str(flow_run.id), "started_at": now}
     about |= {"actor": options.actor or "unknown", "source": options.source}

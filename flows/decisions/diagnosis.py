@@ -153,6 +153,20 @@ def diagnose(log: object, exit_code: int | None = None, oom_killed: bool = False
     )
 
 
+def without_cause(found: Diagnosis) -> Diagnosis:
+    """The diagnosis of a service that is known to be down: a clean log is then no good news."""
+    if found.label != "healthy_noise":
+        return found
+    return found.model_copy(
+        update={
+            "facts": {**found.facts, "no_evidence": "true"},
+            "advice": "The log names no cause: somebody stopped it, it was cut off, or it hangs "
+            "without a word. Bring it back, and keep the log if it happens again.",
+            "remedy": "remediate_outage",
+        }
+    )
+
+
 def _nothing(last: Start, any_line: bool, facts: Facts, ill: int) -> Diagnosis:
     """No rule spoke: benign, unless lines look like errors that no rule knows."""
     unknown = last.unknown[True] if last.ready else last.unknown[False]
