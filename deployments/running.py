@@ -13,12 +13,12 @@ from uuid import uuid4
 
 from rich.console import Console
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from blocks.errors import Permanent, Transient
 from blocks.stack import StackSpec, is_file, read_stack_file
 from blocks.stack_blocks import load_stack
 from deployments.console import ENGINE_TALK, quieten
+from deployments.parameters import place, require, scalar
 from flows.decisions.diagnosis import Diagnosis
 from flows.gpu_watch import GpuWatch
 from flows.platform_report import PlatformReport, together
@@ -104,41 +104,17 @@ class Request:
             raise Permanent(f"--service is missing for {self.procedure}; one of: {known}")
         for word in self.words:
             key, text = word.split("=", 1)
-            _place(values, schema, key, _scalar(text))
+            place(values, schema, key, scalar(text))
+        if spec:
+            require(values, "host", list(spec.hosts))
+            require(values, "proxy", [n for n, s in spec.services.items() if s.engine == "litellm"])
         values["options"] = {**self.options.model_dump(), **values.get("options", {})}
         logging.getLogger("prefect.flows").disabled = True  # its page of pydantic is not for people
         try:
             return dict(flow.validate_parameters(values))
         except Exception as e:
-            detail = str(e).split("\nParameters:")[0]
-            raise Permanent(f"{self.procedure}: {detail}") from e
-
-
-def _scalar(text: str) -> Any:
-    try:
-        return YAML(typ="safe").load(text) if text else ""
-    except YAMLError:
-        return text
-
-
-def _place(values: dict[str, Any], schema: dict[str, Any], key: str, value: Any) -> None:
-    if key in schema:
-        values[key] = str(value) if schema[key] is str else value
-        return
-    head, _, tail = key.partition(".")
-    for name, kind in schema.items():
-        fields = getattr(kind, "model_fields", {})
-        if (tail and name == head and tail in fields) or (not tail and key in fields):
-            values.setdefault(name, {})[tail or key] = value
-            return
-    fields = {f for k in schema.values() for f in getattr(k, "model_fields", {})}
-    hidden = {"options", "stack", "service", *Options.model_fields, *_wrappers(schema)}
-    known = sorted((set(schema) | fields) - hidden) or ["none"]
-    raise Permanent(f"-p {key}: no such parameter; known: {', '.join(known)}")
-
-
-def _wrappers(schema: dict[str, Any]) -> set[str]:
-    return {name for name, kind in schema.items() if hasattr(kind, "model_fields")}
+            words = str(e).partition("Parameters:")[0].strip()
+            raise Permanent(f"{self.procedure}: {words}") from e
 
 
 async def _inventory(request: Request) -> StackSpec | None:

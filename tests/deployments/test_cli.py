@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from blocks.errors import Permanent
+from blocks.stack import parse_stack
 from deployments.cli import main
+from deployments.running import Request, load_flow
 from flows.decisions.diagnosis_advice import DEFINITIONS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -139,3 +142,12 @@ def test_diagnose_and_help_start_without_prefect(words: list[str], tmp_path: Pat
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stderr[-500:]
+
+
+def test_a_name_that_the_stack_does_not_have_makes_no_run() -> None:
+    runtime = "runtime: {kind: docker, container: c}"
+    spec = parse_stack(f"name: p\nservices:\n  a: {{url: 'http://h:1', {runtime}}}\n")
+    for procedure, key in (("watch-gpus", "host"), ("align-token-limits", "proxy")):
+        request = Request.parse(procedure, "p", "", [f"{key}=nope"], False, "")
+        with pytest.raises(Permanent, match=f"{key}=nope: no such {key}; known: -"):
+            request.parameters(load_flow(procedure), spec)
