@@ -5,7 +5,7 @@ import contextlib
 import io
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import httpx
@@ -89,7 +89,7 @@ async def stage(scenario: Scenario, box: Sandbox) -> StackSpec:
 async def _fail(scenario: Scenario, box: Sandbox) -> None:
     trigger = scenario.trigger
     url = box.services[SERVICE].url
-    await _send(url, trigger.requests)
+    await _send(url, trigger.requests, lambda: box.status(SERVICE)["phase"] == "exited")
     if trigger.stop:
         os.kill(box.status(SERVICE)["pid"], signal.SIGKILL)
     if trigger.until == "exited" or trigger.stop:
@@ -106,14 +106,16 @@ async def _fail(scenario: Scenario, box: Sandbox) -> None:
         await _send(box.services[PROXY].url, trigger.proxy_requests)
 
 
-async def _send(url: str, count: int) -> None:
-    """Requests that may well kill it, again and again; their answers do not matter."""
+async def _send(url: str, count: int, ended: Callable[[], bool] = lambda: False) -> None:
+    """Requests that may well kill it, again and again, until it has `ended` for good."""
     async with httpx.AsyncClient(base_url=url, timeout=5, trust_env=False) as client:
         for _ in range(count):
             try:
                 await client.post("/v1/completions", json=_completion(4))
             except httpx.HTTPError:
-                await asyncio.sleep(0.1)  # its policy may start it anew
+                if await asyncio.to_thread(ended):
+                    return
+                await asyncio.sleep(0.1)  # its policy starts it anew
 
 
 def _completion(tokens: int) -> dict[str, Any]:
