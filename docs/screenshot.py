@@ -24,8 +24,8 @@ def record_page(browser: Any, url: str, file: Path) -> Path:
         "the chart",
         lambda: browser.run("document.querySelector('main img, img[alt^=what]')?.naturalWidth"),
     )
-    left = browser.run("document.querySelector('h1').getBoundingClientRect().left - 16")
-    bottom = browser.run("document.querySelector('pre').getBoundingClientRect().bottom + 16")
+    left = _edge(browser, "h1", "left") - 16
+    bottom = _edge(browser, "pre", "bottom") + 16
     browser.picture(file, (left, 0, 1440 - left, min(bottom, 1300)))
     return _small(file)
 
@@ -34,9 +34,8 @@ def report_page(browser: Any, url: str, file: Path) -> Path:
     """The daily check as the UI shows it."""
     browser.resize(1440, 1100)
     browser.open(url, "do this")
-    browser.wait("the table", lambda: browser.run("!!document.querySelector('table')"))
-    left = browser.run("document.querySelector('h1').getBoundingClientRect().left - 16")
-    bottom = browser.run("document.querySelector('table').getBoundingClientRect().bottom + 48")
+    left = _edge(browser, "h1", "left") - 16
+    bottom = _edge(browser, "table", "bottom") + 48
     browser.picture(file, (left, 0, 1440 - left, min(bottom, 1100)))
     return _small(file)
 
@@ -61,6 +60,13 @@ def terminal(browser: Any, ansi: str, file: Path) -> Path:
     browser.picture(file, (0, 0, *browser.run(shape)))
     page.unlink()
     return _small(file)
+
+
+def _edge(browser: Any, what: str, side: str) -> float:
+    """Where an element ends, px; the page is drawn more than once, so it is waited for."""
+    asked = f"document.querySelector('{what}')?.getBoundingClientRect().{side} ?? 0"
+    found: float = browser.wait(what, lambda: browser.run(asked))
+    return found
 
 
 def _small(file: Path) -> Path:
