@@ -104,6 +104,8 @@ def start_prometheus(
     (folder / "prometheus.yml").write_text(json.dumps(config))  # JSON is YAML
     server = Monitor("prometheus", folder)
     argv = [binary, "--config.file=prometheus.yml", "--storage.tsdb.path=data", "--log.level=warn"]
+    # What fires before it has discovered its Alertmanager is lost, and said again a minute later.
+    argv.append("--rules.alert.resend-delay=2s")
     server.start([*argv, f"--web.listen-address=127.0.0.1:{server.port}"])
     try:
         yield server
