@@ -292,8 +292,11 @@ async def test_firing_alerts(
         ("dead", "fail", "remediate-outage"),
         ("busy", "warn", "remediate-latency"),
     ]
-    by_rules = await active(spec_of(prometheus))
-    assert {a.name for a in by_rules} == expected, "a pending one is none"
+
+    async def by_rules() -> bool:  # a pending one is none; a scrape may have come too late
+        return {a.name for a in await active(spec_of(prometheus))} == expected
+
+    await until(by_rules)
     loaded = await rules(spec_of(prometheus))
     assert (loaded.loaded, loaded.broken) == (4, (loaded.broken[0],))
     assert loaded.broken[0].startswith("Broken: ") and "duplicate series" in loaded.broken[0]
