@@ -6,12 +6,17 @@ from zoneinfo import ZoneInfo
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from blocks.alert_routes import AlertsSpec
 from blocks.alertmanager_server import AlertmanagerSpec
+from blocks.audit_spec import AuditSpec
 from blocks.check_policy import CheckPolicy, TokenLimits
+from blocks.dead_man import DeadMan
 from blocks.docker_host import DockerHostSpec
 from blocks.errors import Permanent
+from blocks.escalation import EscalationSpec
 from blocks.gpu_host import GpuHostSpec
 from blocks.models import Frozen
+from blocks.people import ApprovalSpec, PeopleSpec
 from blocks.prometheus_server import PrometheusSpec
 from blocks.service import Service
 from blocks.slack_workspace import SlackSpec
@@ -53,6 +58,14 @@ class StackSpec(Frozen):
         default=TokenLimits(), description="the proxy's limits as shares of the context"
     )
     slack: SlackSpec | None = Field(default=None, description="where people are told")
+    alerts: AlertsSpec | None = Field(default=None, description="what alerts may start")
+    people: PeopleSpec = Field(default=PeopleSpec(), description="who may do what")
+    approval: ApprovalSpec = Field(default=ApprovalSpec(), description="how plans are approved")
+    escalation: EscalationSpec | None = Field(default=None, description="who is woken, and when")
+    audit: AuditSpec = Field(default=AuditSpec(), description="where the audit trail goes")
+    dead_man: dict[str, DeadMan] = Field(
+        default={}, description="pings of scheduled procedures, by name"
+    )
     freeze: tuple[Window, ...] = Field(default=(), description="no change in these windows")
     maintenance: tuple[Window, ...] = Field(
         default=(), description="the only windows in which services may be stepped back up"

@@ -43,6 +43,12 @@ PLAIN = (
     "certificates",
     "checks",
     "token_limits",
+    "alerts",
+    "people",
+    "approval",
+    "escalation",
+    "audit",
+    "dead_man",
 )
 """What stands in the Stack block itself."""
 
@@ -77,6 +83,12 @@ class Stack(Block):
     certificates: list[str] = []
     checks: dict[str, Any] = {}
     token_limits: dict[str, Any] = {}
+    alerts: dict[str, Any] | None = None
+    people: dict[str, Any] = {}
+    approval: dict[str, Any] = {}
+    escalation: dict[str, Any] | None = None
+    audit: dict[str, Any] = {}
+    dead_man: dict[str, Any] = {}
     freeze: list[dict[str, Any]] = []
     maintenance: list[dict[str, Any]] = []
 

@@ -40,6 +40,7 @@ class Options(Frozen):
     )
     actor: str = Field(default="", description="Who starts it: your name, for the record.")
     source: Source = Field(default="ui", description="Where it is started from, for the record.")
+    incident: str = Field(default="", description="The incident it belongs to, if any.")
 
 
 class Look(Frozen):
@@ -97,6 +98,10 @@ class Report(Frozen):
     notes: tuple[str, ...] = ()
     first_act_s: float | None = None
     """Seconds from the flow's start to the first act."""
+    incident: str = ""
+    """Id of the incident that it belongs to."""
+    approver: str = ""
+    """Who approved the plan while it waited, and from where: `ada, from slack`."""
 
     @property
     def headline(self) -> str:

@@ -1,0 +1,47 @@
+"""Who may do what. Pure: the people of the inventory, and who asks, are arguments."""
+
+from blocks.models import Frozen
+from blocks.people import EVERYONE, PeopleSpec, Role
+
+
+class Who(Frozen):
+    """Somebody, as far as they can be known."""
+
+    name: str
+    """A member's name, or what else is known: `slack:U123`, the name of a shell's user."""
+    slack: str = ""
+    """Slack user id; empty from elsewhere."""
+    groups: tuple[str, ...] = ()
+    """Slack user group ids."""
+
+
+def member(people: PeopleSpec, slack: str, groups: tuple[str, ...] = ()) -> Who:
+    """Who a Slack user is."""
+    names = (name for name, m in people.members.items() if m.slack and m.slack == slack)
+    return Who(name=next(names, f"slack:{slack}"), slack=slack, groups=groups)
+
+
+INCLUDES: dict[Role, tuple[Role, ...]] = {
+    "viewer": ("viewer", "operator", "approver"),
+    "operator": ("operator", "approver"),
+    "approver": ("approver",),
+}
+"""A role -> the roles that have it."""
+
+
+def allowed(people: PeopleSpec, role: Role, procedure: str = "") -> tuple[str, ...]:
+    """Names of members and groups, or *, that have the role for a procedure."""
+    roles = people.procedures.get(procedure, people.roles)
+    return tuple(name for one in INCLUDES[role] for name in getattr(roles, one))
+
+
+def may(people: PeopleSpec, role: Role, who: Who, procedure: str = "") -> bool:
+    """Whether somebody has the role; a group counts by its Slack id."""
+    groups = {name for name, group in people.groups.items() if group in who.groups}
+    mine = {EVERYONE, who.name, *groups}
+    return not mine.isdisjoint(allowed(people, role, procedure))
+
+
+def restricted(people: PeopleSpec, role: Role, procedure: str = "") -> bool:
+    """Whether the inventory names anybody for the role: where it does not, a shell is enough."""
+    return bool(allowed(people, role, procedure))
