@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from blocks.errors import RunbookError
-from deployments import cli_inventory
+from deployments import cli_approval, cli_inventory
 from deployments.cli_base import (
     JsonOption,
     LocalOption,
@@ -33,6 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 cli_inventory.add_to(app)
+cli_approval.add_to(app)
 app.add_typer(scenarios, name="scenario")
 
 
@@ -53,12 +54,25 @@ def up(
         int, typer.Option(help="preferred port of the UI; the next free is used")
     ] = 4200,
     schedules: Annotated[bool, typer.Option("--schedules", help="activate schedules")] = False,
+    gateway_host: Annotated[
+        str,
+        typer.Option(
+            help="address the gateway listens on; with 0.0.0.0 let others reach its /alerts and "
+            "/slack only, through a TLS proxy or a firewall"
+        ),
+    ] = "127.0.0.1",
+    gateway_port: Annotated[
+        int, typer.Option(help="preferred port of the gateway; the next free is used")
+    ] = 4300,
 ) -> None:
-    """Start Prefect server and worker on this machine, on loopback, until Ctrl-C."""
+    """Start Prefect server, worker and gateway on this machine, on loopback, until Ctrl-C."""
     from deployments.up import Platform, serve
 
     platform = Platform(
-        port=port, schedules=schedules, say=lambda s: out.print(plain(s), highlight=False)
+        port=port,
+        schedules=schedules,
+        say=lambda s: out.print(plain(s), highlight=False),
+        gateway=(gateway_host, gateway_port),
     )
 
     def ready() -> None:
@@ -79,6 +93,9 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="plan only")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="approve whatever it plans")] = False,
     approve: Annotated[str, typer.Option(help="approve the plan with this digest")] = "",
+    wait: Annotated[
+        bool, typer.Option("--wait", help="where it needs approval, wait for somebody's")
+    ] = False,
     as_json: JsonOption = False,
     local: LocalOption = False,
 ) -> None:
@@ -90,6 +107,7 @@ def run(
     request = Request.parse(
         procedure, stack, service, parameter or [], dry_run, "yes" if yes else approve
     )
+    request = request.waiting(wait)
     need(connected, ", or add --local")
     report = wait_for(run_here(request) if local else run_there(request, err))
     if as_json:

@@ -7,7 +7,7 @@ import json
 import logging
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import uuid4
 
@@ -86,6 +86,10 @@ class Request:
         actor = f"{getpass.getuser()}@{socket.gethostname()}"
         options = Options(dry_run=dry_run, approval=approval, actor=actor, source="cli")
         return cls(procedure, stack, service, tuple(words), options)
+
+    def waiting(self, wait: bool) -> "Request":
+        """The same; whether the run waits for an approval, or is refused at once."""
+        return replace(self, options=self.options.model_copy(update={"wait": wait}))
 
     def parameters(self, flow: Any, spec: StackSpec | None) -> dict[str, Any]:
         """The flow's parameters; a key it does not have is looked for in its nested models.
@@ -183,6 +187,7 @@ async def _follow(client: Any, run_id: Any, console: Console) -> Any:
     from prefect.client.schemas.sorting import LogSort
 
     seen, began, warned, quiet = 0, time.monotonic(), False, 0
+    paused: Any = None
     wanted = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run_id]))
     while True:
         run = await client.read_flow_run(run_id)
@@ -199,6 +204,10 @@ async def _follow(client: Any, run_id: Any, console: Console) -> Any:
         if waiting and not warned and time.monotonic() - began > 20:
             warned = True
             console.print("still waiting for a worker: is `runbooks up` running?", style="yellow")
+        if run.state and run.state.is_paused() and run.state.id != paused:
+            paused = run.state.id
+            words = f"it waits for an approval: runbooks approve {run.id} (or reject)"
+            console.print(words, style="yellow", highlight=False)
         await asyncio.sleep(0.3)
 
 

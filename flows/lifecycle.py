@@ -9,10 +9,11 @@ import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
-from blocks.errors import Permanent, RunbookError, Unsafe
+from blocks.errors import GuardReason, Permanent, RunbookError, Unsafe
 from blocks.journal import Act, Entry, Verdict
 from blocks.models import Receipt
 from blocks.target import runtime_of
+from flows.decisions.access import no_approval
 from flows.decisions.diagnosis import Diagnosis
 from flows.decisions.guard import Act as EarlierAct
 from flows.decisions.guard import AttemptPolicy, Intent, check
@@ -26,13 +27,38 @@ from tasks.acts import apply_config, keep_config, restore_config
 from tasks.reads import read_service
 
 
+def _own_approval(run: Run, plan: Plan) -> None:
+    """An approval that came with the run is its actor's own word; a later one was judged."""
+    by = run.options.actor
+    why = not run.approver and no_approval(
+        run.spec.people,
+        run.spec.approval,
+        plan.procedure,
+        by=by,
+        source=run.options.source,
+        asked_by=by,
+    )
+    if why:
+        raise Unsafe("not-authorised", f"the approval given with the run does not count: {why}")
+
+
+class NeedsApproval(Unsafe):
+    """Nothing speaks against a plan but that nobody approved it."""
+
+    def __init__(self, reason: GuardReason, message: str, plan: Plan) -> None:
+        super().__init__(reason, message)
+        self.plan = plan
+
+
 def guarded(run: Run, plan: Plan, *, needs_window: bool = False) -> None:
     """Refuse the plan when a guard says so.
 
     Raises:
-        Unsafe: with the named reason.
+        NeedsApproval: nobody approved this plan. Unsafe: refused, with the named reason.
     """
     policy = run.target.service.policy
+    if run.options.approval and policy.autonomy_of(plan.procedure) != "auto":
+        _own_approval(run, plan)
     refusal = check(
         Intent(
             actor=run.options.actor,
@@ -58,6 +84,8 @@ def guarded(run: Run, plan: Plan, *, needs_window: bool = False) -> None:
         freezes=run.target.freeze,
         maintenance=run.target.maintenance,
     )
+    if refusal and refusal.reason in ("not-approved", "approval-expired"):
+        raise NeedsApproval(refusal.reason, refusal.message, plan)
     if refusal:
         raise Unsafe(refusal.reason, refusal.message)
 

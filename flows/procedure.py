@@ -14,6 +14,9 @@ from blocks.errors import RunbookError, Unsafe
 from blocks.journal import Verdict
 from blocks.stack_blocks import load_stack
 from blocks.target import target_of
+from flows.approval import ask, waits
+from flows.decisions.plan import Plan
+from flows.lifecycle import NeedsApproval
 from flows.record import publish
 from flows.report import Options, Report
 from flows.run import Run
@@ -33,8 +36,14 @@ async def perform(procedure: str, stack: str, service: str, options: Options, bo
         options = options.model_copy(update={"source": "schedule", "actor": "schedule"})
     run = Run(procedure, target, options, run_id=str(flow_run.id), spec=spec)
     await tag(procedure, options, f"stack:{target.stack}", f"service:{target.name}")
+    asks = target.service.policy.autonomy_of(procedure) == "approve"
     try:
-        report = await body(run)
+        report = await _approved(run, body)
+        if asks and run.plan and report.verdict == "planned":
+            report = report.model_copy(update={"next_step": _how(run.plan)})
+    except NeedsApproval as e:
+        run.plan = e.plan
+        report = run.report("blocked", str(e), blocked_by=e.reason, next_step=_how(e.plan))
     except Unsafe as e:
         report = run.report(
             "blocked", str(e), blocked_by=e.reason, next_step=_NEXT.get(e.reason, "")
@@ -46,14 +55,25 @@ async def perform(procedure: str, stack: str, service: str, options: Options, bo
         interrupted = run.report("error", f"interrupted ({type(e).__name__})")
         get_run_logger().error(interrupted.headline)
         raise
-    asks = target.service.policy.autonomy_of(procedure) == "approve"
-    asked = report.verdict == "planned" and asks
-    if run.plan and (asked or report.blocked_by in ("not-approved", "approval-expired")):
-        approve = f"--approve {run.plan.digest}"
-        report = report.model_copy(update={"next_step": f"to approve exactly this plan: {approve}"})
     level = get_run_logger().info if report.verdict in ("passed", "planned") else None
     (level or get_run_logger().warning)(report.headline)
     return await publish(report, target)
+
+
+async def _approved(run: Run, body: Body) -> Report:
+    """The body, begun anew after each approval that it turned out to need."""
+    while True:
+        try:
+            return await body(run)
+        except NeedsApproval as e:
+            if not waits(run, e):
+                raise
+            run.plan = e.plan
+            await ask(run, e.plan)
+
+
+def _how(plan: Plan) -> str:
+    return f"to approve exactly this plan: --approve {plan.digest}"
 
 
 _NEXT = {
@@ -61,8 +81,8 @@ _NEXT = {
     "frozen": "wait for the window's end, or act by hand",
     "cooling-down": "wait; a second remediation at once hides what the first did",
     "attempts-exhausted": "escalated: a person must look; the config is as it was before",
-    "not-approved": "rerun with --yes or --approve DIGEST",
-    "approval-expired": "the plan changed since it was approved; look at the new one",
+    "not-approved": "it stays as it is; rerun when it is wanted",
+    "approval-expired": "look at the service, and rerun when the plan is still wanted",
     "drifted": "somebody changed it meanwhile; rerun to plan on what is there now",
     "would-exceed-window": "runs by itself in the next maintenance window",
 }

@@ -108,7 +108,9 @@ async def _fewer(
         if plan_only(run):
             return run.report("planned", f"would change {plan.summary()}: {_words(missed)}")
         after: list[Miss] = []
-        done = await attempt(run, plan, proof=_proof(run, missed, after, window_s))
+        done = run.tried(plan) or await attempt(
+            run, plan, proof=_proof(run, missed, after, window_s)
+        )
         if not done.kept:
             if report := await _undone(run, config, done):
                 return report
@@ -188,7 +190,9 @@ async def _less(
         return run.report("planned", f"would change {plan.summary()}: {_words(missed)}"), missed
     after: list[Miss] = []
     async with holding(proxy):
-        done = await attempt(proxy, plan, proof=_proof(run, missed, after, window_s))
+        done = proxy.tried(plan) or await attempt(
+            proxy, plan, proof=_proof(run, missed, after, window_s)
+        )
     if not done.kept:
         run.notes.append(f"proxy {name}: {done.verification.reason}; {done.undo}")
         return None, missed

@@ -12,7 +12,7 @@ from flows.decisions.crash import UNSTABLE
 from flows.decisions.diagnosis import Diagnosis
 from flows.decisions.outage import Course, Measure, course
 from flows.decisions.plan import Plan
-from flows.lifecycle import attempt
+from flows.lifecycle import NeedsApproval, attempt
 from flows.planning import make_plan, plan_only
 from flows.procedure import perform, state_of
 from flows.proxy_outage import on_proxy
@@ -129,9 +129,9 @@ async def _follow(run: Run, seen: Observation, chosen: Course) -> Report:
             order = ", then ".join(chosen.measures)
             return run.report("planned", f"would {order}: {chosen.reason}")
         try:
-            done = await attempt(run, plan)
+            done = run.tried(plan) or await attempt(run, plan)
         except Unsafe as e:
-            if not failed:
+            if not failed or isinstance(e, NeedsApproval):
                 raise
             failed.append(f"{measure}: {e}")
             continue

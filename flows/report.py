@@ -41,6 +41,10 @@ class Options(Frozen):
     actor: str = Field(default="", description="Who starts it: your name, for the record.")
     source: Source = Field(default="ui", description="Where it is started from, for the record.")
     incident: str = Field(default="", description="The incident it belongs to, if any.")
+    wait: bool = Field(
+        default=True,
+        description="Wait for somebody's approval where it is needed; else refuse at once.",
+    )
 
 
 class Look(Frozen):

@@ -35,8 +35,13 @@ class Run:
     diagnosis: Diagnosis | None = None
     plan: Plan | None = None
     attempts: list[Attempt] = field(default_factory=list)
+    earlier: tuple[Attempt, ...] = ()
+    """Attempts of the run that this one is a part of."""
     notes: list[str] = field(default_factory=list)
     first_act_s: float | None = None
+    approver: str = ""
+    asked: int = 0
+    """How often it waited for an approval."""
 
     @property
     def journal(self) -> Journal:
@@ -53,7 +58,15 @@ class Run:
         digest = "" if self.options.approval == "yes" else self.options.approval
         options = self.options.model_copy(update={"approval": digest})
         target = target_of(self.spec, service)
-        return Run(procedure, target, options, run_id=self.run_id, spec=self.spec)
+        earlier = (*self.earlier, *self.attempts)
+        part = Run(procedure, target, options, self.run_id, self.spec, earlier=earlier)
+        part.approver = self.approver
+        return part
+
+    def tried(self, plan: Plan) -> Attempt | None:
+        """The attempt of this very plan that did not help, made before the run waited."""
+        known = (*self.earlier, *self.attempts)
+        return next((a for a in known if not a.kept and a.plan.digest == plan.digest), None)
 
     def report(
         self,
@@ -83,6 +96,8 @@ class Run:
             attempts=tuple(self.attempts),
             notes=tuple(self.notes),
             first_act_s=self.first_act_s,
+            incident=self.options.incident,
+            approver=self.approver,
         )
 
 

@@ -46,7 +46,7 @@ async def step_down(
         plan = run.plan = _plan(run, original, choice, cause, procedure)
         if plan_only(run):
             return run.report("planned", f"would change {plan.summary()}: {plan.reason}")
-        done = await attempt(run, plan)
+        done = run.tried(plan) or await attempt(run, plan)
         if done.kept:
             took = done.verification.first_token_s or 0
             return await kept(run, f"{plan.summary()}; decoding {took:.1f} s after the restart")

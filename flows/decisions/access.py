@@ -1,7 +1,7 @@
 """Who may do what. Pure: the people of the inventory, and who asks, are arguments."""
 
 from blocks.models import Frozen
-from blocks.people import EVERYONE, PeopleSpec, Role
+from blocks.people import EVERYONE, ApprovalSpec, PeopleSpec, Role
 
 
 class Who(Frozen):
@@ -45,3 +45,43 @@ def may(people: PeopleSpec, role: Role, who: Who, procedure: str = "") -> bool:
 def restricted(people: PeopleSpec, role: Role, procedure: str = "") -> bool:
     """Whether the inventory names anybody for the role: where it does not, a shell is enough."""
     return bool(allowed(people, role, procedure))
+
+
+def no_approval(
+    people: PeopleSpec,
+    rule: ApprovalSpec,
+    procedure: str,
+    *,
+    by: str,
+    source: str,
+    asked_by: str,
+) -> str:
+    """Why somebody's word does not approve a plan; empty when it does.
+
+    A name from a shell or a form is what they say of themselves; only Slack's was proved, and
+    its groups were looked at by the gateway, the one place where they are known.
+
+    Args:
+        people: of the stack.
+        rule: of the stack.
+        procedure: of the plan.
+        by: who approves; `USER@HOST` from a shell.
+        source: from where: slack, cli, ui, ...
+        asked_by: who asked for the run.
+    """
+    name, asker = (_person(who) for who in (by, asked_by))
+    if rule.four_eyes and not name:
+        return "it has no name, and four eyes are needed"
+    if rule.four_eyes and name == asker:
+        return "who asked for the run may not approve it (four_eyes)"
+    if source == "slack" or not restricted(people, "approver", procedure):
+        return ""
+    if not name:
+        return "it has no name, and only approvers of the inventory may approve"
+    if may(people, "approver", Who(name=name), procedure):
+        return ""
+    return f"{name} is no approver of {procedure}"
+
+
+def _person(actor: str) -> str:
+    return actor.strip().partition("@")[0]

@@ -97,7 +97,7 @@ class Scene:
 
     async def state(self, procedure: str, *, flags: dict[str, Any] | None = None, **more: Any):
         """The final Prefect state of a run."""
-        options = Options(**{"actor": "ada", "source": "cli", **(flags or {})})
+        options = Options(**{"actor": "ada", "source": "cli", "wait": False, **(flags or {})})
         names = {"stack": self.spec.name, "service": SERVICE, **more}
         return await load_flow(procedure)(**names, options=options, return_state=True)
 
