@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+# Processes of `make test`: the tests mostly wait. With ARGS it is pytest's own one (-x, --pdb).
+JOBS   ?= $(if $(ARGS),0,4)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint bench docs lock clean
@@ -29,7 +31,7 @@ demo: $(STAMP) ## play the main job on the embedded sandbox; EXIT=1 ends with it
 	@$(BIN)/runbooks demo $(if $(EXIT),--exit)
 
 test: $(STAMP) ## every test this machine can run
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(STAMP) ## ruff, mypy strict, import contracts
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports

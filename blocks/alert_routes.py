@@ -1,13 +1,18 @@
 """Which alert starts which procedure."""
 
+import re
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from blocks.models import Frozen
 from blocks.secret_ref import SecretRef
 
 Severity = Literal["P0", "P1", "P2", "P3"]
+REGEX = "~"
+"""Begins a value that is a regular expression."""
+OURS = ("stack", "service")
+"""Parameters that the alert decides."""
 
 
 class AlertRoute(Frozen):
@@ -22,6 +27,34 @@ class AlertRoute(Frozen):
         default=None, description="default: from the severity label (critical: P0, warning: P2)"
     )
     parameters: dict[str, Any] = Field(default={}, description="further parameters of the run")
+
+    @field_validator("match")
+    @classmethod
+    def _compiles(cls, value: dict[str, str]) -> dict[str, str]:
+        for label, wanted in value.items():
+            if not wanted.startswith(REGEX):
+                continue
+            try:
+                re.compile(wanted.removeprefix(REGEX))
+            except (re.error, OverflowError, RecursionError) as e:
+                raise ValueError(
+                    f"{label}: {wanted[:60]!r} is no regular expression ({e}); the rest after ~ is "
+                    "read by Python's re, e.g. ~Vllm(Down|Slow)"
+                ) from None
+        return value
+
+    @field_validator("parameters")
+    @classmethod
+    def _not_ours(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if taken := [k for k in OURS if k in value]:
+            raise ValueError(
+                f"{taken[0]} is set from the alert; name another service with the route's `service`"
+            )
+        options = value.get("options", {})
+        if not isinstance(options, dict) or set(options) - {"dry_run"}:
+            # An approval here would approve every plan to come, whatever the autonomy says.
+            raise ValueError("options may hold dry_run only, e.g. options: {dry_run: true}")
+        return value
 
 
 class Storm(Frozen):

@@ -4,6 +4,7 @@ Each fact is a Prefect Variable that is created once and never changed, so that 
 cannot lose each other's word: the server refuses the second of a name.
 """
 
+import re
 from typing import Any, Literal, TypeVar
 
 from prefect import get_client
@@ -59,6 +60,7 @@ class Incident(Frozen):
 
 
 F = TypeVar("F", Opened, Acknowledged, Ended)
+W = TypeVar("W", bound=Frozen)
 SUFFIX: dict[type[Frozen], str] = {Opened: "", Acknowledged: "_ack", Ended: "_end"}
 
 
@@ -130,5 +132,106 @@ async def _fact(client: PrefectClient, incident: str, kind: type[F]) -> F | None
     found = await client.read_variable_by_name(f"incident_{incident}{SUFFIX[kind]}")
     try:
         return kind.model_validate(found.value) if found else None
+    except ValidationError:  # edited in the UI: as good as not there
+        return None
+
+
+# ---- escalation: who was told, and which run tells ----------------------------------------------
+
+
+class Told(Frozen):
+    """Somebody is about to be told. Written before, so that a kill does not hide it."""
+
+    role: str
+    person: str
+    way: str
+    at: AwareDatetime
+    run_id: str = ""
+
+
+class Heard(Frozen):
+    """What became of it."""
+
+    sent: bool
+    problem: str = Field(default="", max_length=500)
+    at: AwareDatetime
+
+
+class Telling(Frozen):
+    """One entry of who was told: `heard` is missing where the run was killed in between."""
+
+    number: int
+    told: Told
+    heard: Heard | None = None
+
+
+class Led(Frozen):
+    """One run escalates the incident, until it has ended."""
+
+    run_id: str
+    at: AwareDatetime
+
+
+async def tell_once(incident: str, number: int, told: Told) -> bool:
+    """Write that somebody is told; False when it was written before.
+
+    Args:
+        incident: its id.
+        number: of the entry: the same for the same role and way, in every run.
+        told: who, and by what.
+    """
+    return await _written(incident, f"told_{number}", told)
+
+
+async def heard(incident: str, number: int, fact: Heard) -> bool:
+    """Write what became of it; False when that was written before."""
+    return await _written(incident, f"told_{number}_heard", fact)
+
+
+async def read_told(incident: str) -> tuple[Telling, ...]:
+    """Who was told, in the order of the entries."""
+    found = await _written_facts(incident)
+    numbers = sorted(int(m[1]) for n in found if (m := re.fullmatch(r"told_(\d+)", n)))
+    entries = []
+    for number in numbers:
+        told = _valid(found[f"told_{number}"], Told)
+        if told:
+            became = _valid(found.get(f"told_{number}_heard"), Heard)
+            entries.append(Telling(number=number, told=told, heard=became))
+    return tuple(entries)
+
+
+async def lead(incident: str, turn: int, led: Led) -> bool:
+    """Take the incident over as its `turn`-th run, from 0; False when another run did."""
+    return await _written(incident, f"led_{turn}", led)
+
+
+async def read_lead(incident: str) -> tuple[int, Led | None]:
+    """The next turn, and the run that took the latest one; None: nobody did yet."""
+    found = await _written_facts(incident)
+    turns = [int(m[1]) for n in found if (m := re.fullmatch(r"led_(\d+)", n))]
+    if not turns:
+        return 0, None
+    return max(turns) + 1, _valid(found[f"led_{max(turns)}"], Led)
+
+
+async def _written(incident: str, name: str, fact: Frozen) -> bool:
+    tags = [TAG, f"incident:{incident}"]
+    async with get_client() as client:
+        return await _create(client, f"incident_{incident}_{name}", fact, tags)
+
+
+async def _written_facts(incident: str) -> dict[str, Any]:
+    """Name without its prefix -> value."""
+    wanted = {"variables": {"tags": {"all_": [f"incident:{incident}"]}}, "limit": 200}
+    async with get_client() as client:
+        answer = await client._client.post("/variables/filter", json=wanted)
+    prefix = f"incident_{incident}_"
+    return {str(v["name"]).removeprefix(prefix): v["value"] for v in answer.json()}
+
+
+def _valid(value: Any, kind: type[W]) -> W | None:
+    try:
+        return kind.model_validate(value) if value is not None else None
     except ValidationError:  # edited in the UI: as good as not there
         return None

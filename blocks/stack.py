@@ -20,7 +20,7 @@ from blocks.people import ApprovalSpec, PeopleSpec
 from blocks.prometheus_server import PrometheusSpec
 from blocks.service import Service
 from blocks.slack_workspace import SlackSpec
-from blocks.stack_rules import contradictions, slug
+from blocks.stack_rules import contradictions, slug, unreachable
 from blocks.stack_text import MAX_CHARACTERS, faults, read
 from blocks.windows import Window
 
@@ -85,7 +85,9 @@ class StackSpec(Frozen):
 
     @model_validator(mode="after")
     def _consistent(self) -> "StackSpec":
-        if found := contradictions(self.services, self.docker_hosts, self.hosts):
+        found = contradictions(self.services, self.docker_hosts, self.hosts)
+        found += unreachable(self.escalation, self.people, has_slack=self.slack is not None)
+        if found:
             # pydantic knows no path for these: stack_text.faults takes it from the context.
             raise PydanticCustomError(
                 "inventory", "the inventory contradicts itself", {"faults": found}

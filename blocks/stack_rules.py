@@ -7,6 +7,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from blocks.docker_host import DockerHostSpec
+from blocks.escalation import EscalationSpec, disagreements
+from blocks.people import PeopleSpec
 from blocks.service import Service
 
 _SLUG = re.compile(r"[a-z0-9]([a-z0-9-]{0,60}[a-z0-9])?")
@@ -57,6 +59,15 @@ def contradictions(
                 words = f"{backend!r} is no service here (known: {', '.join(services)})"
                 found.append((("services", name, "routes", model), words))
     return found + _shared(services, docker_hosts)
+
+
+def unreachable(
+    escalation: EscalationSpec | None, people: PeopleSpec, *, has_slack: bool
+) -> Faults:
+    """Roles, people and ways of the escalation that the inventory does not have."""
+    if escalation is None:
+        return []
+    return list(disagreements(escalation, people.members, has_slack=has_slack))
 
 
 def _names(section: str, things: Iterable[str]) -> Faults:

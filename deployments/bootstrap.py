@@ -27,6 +27,7 @@ from blocks.errors import Permanent
 from blocks.stack import StackSpec, lock_name
 from blocks.stack_blocks import registered, save_stack
 from deployments.connection import POOL
+from deployments.scheduled import check_dead_man
 
 HEARTBEAT = "runbooks: crash the runs whose heartbeat stopped"
 SILENCE = timedelta(seconds=90)
@@ -156,7 +157,12 @@ async def deploy() -> None:
 
 
 async def register(spec: StackSpec) -> None:
-    """Save an inventory: its blocks, its locks and its work queues."""
+    """Save an inventory: its blocks, its locks and its work queues.
+
+    Raises:
+        Permanent: a ping of a procedure that no schedule starts.
+    """
+    await check_dead_man(spec)
     async with get_client() as client:
         for name in spec.services:
             await _lock(client, lock_name(spec.name, name))

@@ -4,6 +4,7 @@ Prefect reads its settings when it is imported, so `use_server` and `use_this_pr
 run before the first import of a flow.
 """
 
+import errno
 import json
 import os
 import socket
@@ -42,6 +43,8 @@ class Up:
     pid: int
     url: str
     children: dict[str, int]
+    gateway: str = ""
+    """URL of its gateway, e.g. http://127.0.0.1:4300; one that listens everywhere is named so."""
 
 
 def up_file() -> Path:
@@ -125,12 +128,43 @@ def use_this_process() -> None:
 
 def free_port(preferred: int) -> int:
     """`preferred` on loopback, or the next free one above it."""
+    with bound("127.0.0.1", preferred) as s:
+        return int(s.getsockname()[1])
+
+
+def bound(host: str, preferred: int, backlog: int = 0, avoid: int = 0) -> socket.socket:
+    """A TCP socket on `preferred`, or on the next free port above it; with a backlog it listens.
+
+    Args:
+        host: address of this machine.
+        preferred: the first port that is tried.
+        backlog: of the queue (count); 0: it does not listen.
+        avoid: a port that somebody is about to take.
+
+    Raises:
+        OSError: no such address on this machine, or none of 200 ports is free.
+    """
     for port in range(preferred, preferred + 200):
-        with socket.socket() as s:
-            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                s.bind(("127.0.0.1", port))
-            except OSError:
+        if port == avoid:
+            continue
+        s = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            s.bind((host, port))
+            if backlog:  # only one of two that bound it at once can listen
+                s.listen(backlog)
+        except OSError as e:
+            s.close()
+            if e.errno in (errno.EADDRINUSE, errno.EACCES):
                 continue
-            return port
-    raise OSError(f"no free port in {preferred}..{preferred + 199} on 127.0.0.1")
+            raise
+        return s
+    raise OSError(f"no free port in {preferred}..{preferred + 199} on {host}")
+
+
+def url_of(listening: socket.socket | None) -> str:
+    """The http URL of a listening socket; empty without one."""
+    if listening is None:
+        return ""
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -93,10 +93,12 @@ async def _load(
 
 def _of_server(url: str) -> Iterator[tuple[str, str, Check]]:
     from deployments import doctor_prefect as its
+    from deployments.doctor_audit import audit_lines
 
     yield "prefect", "server", partial(its.server_lines, url)
     yield "prefect", "runs", its.run_lines
     yield "prefect", "heartbeat automation", its.automation_lines
+    yield "prefect", "audit", audit_lines
 
 
 def _of_stack(spec: "StackSpec", ref: str, with_server: bool) -> Iterator[tuple[str, str, Check]]:

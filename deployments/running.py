@@ -18,6 +18,7 @@ from blocks.errors import Permanent, Transient
 from blocks.stack import StackSpec, is_file, read_stack_file
 from blocks.stack_blocks import load_stack
 from deployments.console import ENGINE_TALK, quieten
+from deployments.nudge import nudge
 from deployments.parameters import place, require, scalar
 from flows.decisions.diagnosis import Diagnosis
 from flows.gpu_watch import GpuWatch
@@ -173,6 +174,7 @@ async def run_there(request: Request, console: Console) -> AnyReport:
             # The queue of the worker on the host that can reach the service.
             work_queue_name=service.work_queue if service else None,
         )
+        nudge()
         console.print(f"run {run.name} ({run.id})", highlight=False)
         state = await _follow(client, run.id, console)
         report = await _read_report(client, run.id)

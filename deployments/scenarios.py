@@ -4,19 +4,20 @@ import asyncio
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 from uuid import uuid4
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 
 from blocks.errors import GuardReason, Permanent
 from blocks.journal import Verdict
 from blocks.ladder import Ladder
-from blocks.models import Frozen
+from blocks.models import Frozen, ServingConfig
 from blocks.stack import StackSpec
 from blocks.target import load_target
 from deployments.sandbox.local import Sandbox
+from deployments.scenario_steps import Came, Step
 from flows.decisions.health import judge
 from flows.report import Options, Report
 from flows.verify import expectation
@@ -72,10 +73,11 @@ class Expectation(Frozen):
     changes: dict[str, tuple[Any, Any]] = {}
     """Field -> (before, after) of what is in place at the end; empty: nothing changed."""
     acts: int = 0
-    verdict: Verdict
+    verdict: Verdict | None = Field(default=None, description="of the report; none without a run")
     blocked_by: GuardReason | None = None
     message: str = Field(default="", description="words that the outcome must contain")
     decoding: bool = Field(description="whether the service decodes at the end")
+    came: Came = Field(default=Came(), description="[of the steps](#came)")
 
 
 class Scenario(Frozen):
@@ -89,7 +91,17 @@ class Scenario(Frozen):
     procedure: str = "remediate-oom"
     service: str = Field(default=SERVICE, description="which service it is run on")
     parameters: dict[str, Any] = Field(default={}, description="further ones of the procedure")
+    stack: dict[str, Any] = Field(default={}, description="further sections of the inventory")
+    steps: tuple[Step, ...] = Field(
+        default=(), description="[what happens](#steps), instead of the procedure's run"
+    )
     expect: Expectation
+
+    @model_validator(mode="after")
+    def _has_a_verdict(self) -> Self:
+        if self.expect.verdict is None and (not self.steps or self.expect.came.runs):
+            raise ValueError("expect.verdict is missing, and a run has one")
+        return self
 
 
 class Played(Frozen):
@@ -98,8 +110,14 @@ class Played(Frozen):
     scenario: str
     ok: bool
     problems: tuple[str, ...]
-    report: Report
+    report: Report | None
+    """Of the last run; None where nothing was to run."""
     stack_file: str
+
+    @property
+    def headline(self) -> str:
+        """Its one line."""
+        return self.report.headline if self.report else "nothing was run"
 
 
 def load_one(name: str) -> Scenario:
@@ -124,11 +142,18 @@ def load_all() -> list[Scenario]:
 
 
 async def play(scenario: Scenario, *, keep: bool = False) -> Played:
-    """Play one scenario in this process and compare the outcome with the expectation."""
+    """Play one scenario and compare the outcome with the expectation.
+
+    The procedure runs in this process; the runs of one with steps do on the `runbooks up` that
+    serves this home (deployments.plays).
+    """
     from deployments.bootstrap import register
+    from deployments.plays import play_steps
     from deployments.running import load_flow
     from deployments.staging import stage, traffic
 
+    if scenario.steps:
+        return await play_steps(scenario, keep=keep)
     box = Sandbox.create(tempfile.mkdtemp(prefix=f"runbooks-{scenario.name}-"))
     try:
         spec = await stage(scenario, box)
@@ -161,9 +186,7 @@ async def compare(expect: Expectation, report: Report, spec: StackSpec) -> list[
     found = report.diagnosis.label if report.diagnosis else None
     kept = [a for a in report.attempts if a.kept]
     changes = kept[-1].plan.changes if kept else {}
-    target = await load_target(spec.name, SERVICE)
-    state, serving = await look(target)
-    decoding = judge(state, serving, expectation(target, _last_config(report))).status == "healthy"
+    decoding = await decodes(spec, report)
     pairs = [
         ("diagnosis", expect.diagnosis, found),
         ("verdict", expect.verdict, report.verdict),
@@ -178,8 +201,13 @@ async def compare(expect: Expectation, report: Report, spec: StackSpec) -> list[
     return problems
 
 
-def _last_config(report: Report) -> Any:
-    from blocks.models import ServingConfig
+async def decodes(spec: StackSpec, report: Report | None) -> bool:
+    """Whether the service answers with what the last kept plan says."""
+    target = await load_target(spec.name, SERVICE)
+    state, serving = await look(target)
+    return judge(state, serving, expectation(target, _last_config(report))).status == "healthy"
 
-    kept = [a for a in report.attempts if a.kept]
+
+def _last_config(report: Report | None) -> ServingConfig:
+    kept = [a for a in report.attempts if a.kept] if report else []
     return kept[-1].plan.after if kept else ServingConfig()

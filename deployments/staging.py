@@ -27,8 +27,14 @@ POLICY = {
 """Of every service here, unless the scenario says otherwise."""
 
 
-def inventory(scenario: Scenario, box: Sandbox) -> StackSpec:
-    """The stack of a scenario's platform, as a user would write it; also written to a file."""
+def inventory(scenario: Scenario, box: Sandbox, **sections: Any) -> StackSpec:
+    """The stack of a scenario's platform, as a user would write it; also written to a file.
+
+    Args:
+        scenario: its own sections of the inventory win.
+        box: its stand-ins.
+        sections: further ones.
+    """
     platform = scenario.platform
     document = box.stack("sandbox")
     policy = {**POLICY, **platform.policy}
@@ -43,6 +49,7 @@ def inventory(scenario: Scenario, box: Sandbox) -> StackSpec:
     if platform.model_link:
         model = {"name": SERVICE, "link": str(_link(box))}
         document["services"][SERVICE]["model"] = model
+    document |= {**sections, **scenario.stack}
     text = io.StringIO()
     YAML().dump(document, text)
     (box.dir / "stack.yaml").write_text(text.getvalue(), encoding="utf-8")
@@ -53,8 +60,8 @@ def _link(box: Sandbox) -> Any:
     return box.dir / "models" / "current_model"
 
 
-async def stage(scenario: Scenario, box: Sandbox) -> StackSpec:
-    """Build the platform and let it fail."""
+async def stage(scenario: Scenario, box: Sandbox, **sections: Any) -> StackSpec:
+    """Build the platform and let it fail; further `sections` of its inventory."""
     platform, trigger = scenario.platform, scenario.trigger
     serving = dict(platform.serving)
     if platform.model_link:
@@ -83,7 +90,7 @@ async def stage(scenario: Scenario, box: Sandbox) -> StackSpec:
         )
         await asyncio.to_thread(box.start, PROXY, ready_s=20)
     await _fail(scenario, box)
-    return inventory(scenario, box)
+    return inventory(scenario, box, **sections)
 
 
 async def _fail(scenario: Scenario, box: Sandbox) -> None:

@@ -1,10 +1,11 @@
-"""`runbooks up`: Prefect server, zygote and worker on this machine, on loopback, kept alive."""
+"""`runbooks up`: Prefect server, worker and gateway on this machine, on loopback, kept alive."""
 
 import asyncio
 import fcntl
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,10 +20,12 @@ from deployments.connection import (
     POOL,
     Up,
     answers,
+    bound,
     child_environment,
     free_port,
     read_up,
     up_file,
+    url_of,
     use_server,
     write_up,
 )
@@ -42,6 +45,8 @@ class Child:
     argv: list[str]
     log: Path
     env: dict[str, str]
+    lent: tuple[int, ...] = ()
+    """File descriptors of ours that it gets."""
     process: asyncio.subprocess.Process | None = None
     starts: list[float] = field(default_factory=list)
 
@@ -58,6 +63,7 @@ class Child:
                     stdout=out,
                     stderr=asyncio.subprocess.STDOUT,
                     start_new_session=True,
+                    pass_fds=self.lent,
                 )
             )
             try:
@@ -92,10 +98,19 @@ def _kill_group(pid: int) -> None:
 
 
 class Platform:
-    """Server, zygote and worker, started, watched and stopped together."""
+    """Server, zygote, worker and gateway, started, watched and stopped together."""
 
-    def __init__(self, *, port: int = 4200, schedules: bool = False, say: Say = print) -> None:
+    def __init__(
+        self,
+        *,
+        port: int = 4200,
+        schedules: bool = False,
+        say: Say = print,
+        gateway: tuple[str, int] = ("127.0.0.1", 4300),
+    ) -> None:
         self._preferred, self._schedules, self._say = port, schedules, say
+        self._gateway_at = gateway
+        self._gateway: socket.socket | None = None
         self._children: list[Child] = []
         self._watchers: list[asyncio.Task[None]] = []
         self.url = ""
@@ -136,12 +151,13 @@ class Platform:
         )
         worker = Child(
             "worker",
-            [*python, "worker", "start", "--pool", POOL, "--type", "process", "--name", "local"],
+            [sys.executable, "-P", "-m", "deployments.warm_worker", "--pool", POOL],
             logs / "worker.log",
             {**env, "RUNBOOKS_ZYGOTE": str(socket)},
         )
         # macOS frameworks do not survive a fork; there, and where it fails, each run starts afresh.
-        self._children = [server, zygote, worker] if LINUX else [server, worker]
+        gateway = self._make_gateway(env, port)
+        self._children = [server, zygote, worker, gateway] if LINUX else [server, worker, gateway]
         await server.start()
         self._write()
         await self._await_server(server)
@@ -153,18 +169,41 @@ class Platform:
             self._say(f"{active} schedule(s) active")
         await use_launcher()
         await worker.start()
+        await gateway.start()
         self._write()
         self._watchers = [asyncio.create_task(self._keep(c)) for c in self._children]
 
     async def stop(self) -> None:
-        """Stop the worker first, so that runs end while the server still takes their state."""
+        """Stop the gateway first, which starts runs, then the worker, so that runs end while the
+        server still takes their state.
+        """
         for watcher in self._watchers:
             watcher.cancel()
         for child in reversed(self._children):
             await child.stop()
+        if self._gateway:
+            self._gateway.close()
         if self._lock:  # a refused one holds none, and the file is the other's
             up_file().unlink(missing_ok=True)
             self._lock.close()
+
+    def _make_gateway(self, env: dict[str, str], server_port: int) -> Child:
+        """The gateway with a socket of ours: while it restarts, alerts wait in the queue of that
+        and are not refused, and nobody takes its port.
+        """
+        host, wanted = self._gateway_at
+        try:
+            self._gateway = bound(host, wanted, backlog=512, avoid=server_port)
+        except OSError as e:
+            raise Permanent(
+                f"--gateway-host {host}: cannot listen there ({e.strerror or e}); give an address "
+                "of this machine, e.g. 127.0.0.1 or 0.0.0.0"
+            ) from e
+        fd, port = self._gateway.fileno(), self._gateway.getsockname()[1]
+        if port != wanted:
+            self._say(f"port {wanted} is taken: the gateway uses {port}")
+        argv = [sys.executable, "-P", "-m", "deployments.gateway.serve", "--fd", str(fd)]
+        return Child("gateway", argv, home() / "logs" / "gateway.log", env, lent=(fd,))
 
     async def _keep(self, child: Child) -> None:
         """Restart a child that dies."""
@@ -190,7 +229,7 @@ class Platform:
 
     def _write(self) -> None:
         pids = {c.name: c.process.pid for c in self._children if c.process}
-        write_up(Up(pid=os.getpid(), url=self.url, children=pids))
+        write_up(Up(pid=os.getpid(), url=self.url, children=pids, gateway=url_of(self._gateway)))
 
     def _clear_way(self) -> None:
         """One `up` per home; the children of one that was killed are stopped first."""
@@ -210,7 +249,7 @@ class Platform:
         if old is None:
             return
         for name, pid in old.children.items():
-            if _is_ours(pid, ("prefect", "deployments.zygote")):
+            if _is_ours(pid, ("prefect", "deployments.")):
                 self._say(f"stopping the {name} of an earlier `runbooks up` that was killed")
                 os.kill(pid, signal.SIGTERM)
                 _await_end(pid)

@@ -10,7 +10,8 @@ What keeps a fork safe: one thread, no event loop, no open connection before it 
 refuses to serve otherwise). What keeps it honest: a request is refused when the code on disk
 differs from what was imported, or when interpreter, checkout or Python's own variables differ;
 and a child whose Prefect settings change what decorators had read at import becomes a fresh
-interpreter.
+interpreter. What a long life gathers ends with it: after `RUNBOOKS_ZYGOTE_RUNS` runs (200) it
+ends as soon as it has none, and is started again; a run that comes meanwhile starts without it.
 """
 
 import contextlib
@@ -19,36 +20,29 @@ import os
 import select
 import signal
 import socket
-import stat
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from hashlib import sha256
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from deployments.launch import PROTOCOL, root
+from deployments.sockets import SUN_PATH as SUN_PATH
+from deployments.sockets import private_folder
+from deployments.sockets import socket_path as socket_path
 from deployments.zygote_imports import Stamp, code_stamp, preload, python_variables
 from deployments.zygote_job import Job, Request
 
-SUN_PATH = 100
-"""A socket's path may have 104 bytes on macOS, 108 on Linux."""
-
-
-def socket_path(home: Path) -> Path:
-    """Where the zygote of this home listens: in it, or in a private folder if that is too long."""
-    path = home.resolve() / "zygote.sock"
-    if len(os.fsencode(path)) <= SUN_PATH:
-        return path
-    name = sha256(os.fsencode(path)).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"runbooks-{os.getuid()}-{name}" / "zygote.sock"
+RUNS = 200
+"""Forks after which a zygote is started anew, unless the environment says otherwise."""
 
 
 class Zygote:
     """The server: one thread, poll, and fork."""
 
-    def __init__(self, path: Path, stamp: Stamp, say: Callable[[str], None]) -> None:
-        self.path, self._stamp, self._say = path, stamp, say
+    def __init__(
+        self, path: Path, stamp: Stamp, say: Callable[[str], None], runs: int = RUNS
+    ) -> None:
+        self.path, self._stamp, self._say, self._left = path, stamp, say, runs
         self._python = python_variables(dict(os.environb))
         self._requests: dict[int, Request] = {}
         self._wake, self._woken = socket.socketpair()
@@ -64,10 +58,7 @@ class Zygote:
         Raises:
             PermissionError: its folder is someone else's, or others may write to it.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        at = self.path.parent.stat()
-        if at.st_uid != os.getuid() or at.st_mode & stat.S_IWOTH:
-            raise PermissionError(f"{self.path.parent} is not private")
+        private_folder(self.path)
         self.path.unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX)
         old = os.umask(0o177)
@@ -102,6 +93,9 @@ class Zygote:
                 elif (request := self._requests.get(fd)) and (job := self._read(request)):
                     return job
             self._reap()
+            if self._left <= 0 and not self._requests and not self._stopping:
+                self._say("enough runs: ending, to be started again")
+                self._stopping = True
             if self._told:
                 self._stop_children()
             if self._stopping:
@@ -184,6 +178,7 @@ class Zygote:
                 return job
         request.pid, request.body = pid, b""
         request.close_fds()
+        self._left -= 1
         return None
 
     def _refusal(self, request: Request) -> str:
@@ -250,6 +245,18 @@ def held_signals() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, held)
 
 
+def runs_of(env: Mapping[str, str]) -> int:
+    """How many runs one zygote forks, by `RUNBOOKS_ZYGOTE_RUNS`.
+
+    Raises:
+        SystemExit: that is no whole number from 1 on.
+    """
+    said = env.get("RUNBOOKS_ZYGOTE_RUNS") or str(RUNS)
+    if not (said.isascii() and said.isdigit() and int(said)):
+        raise SystemExit(f"RUNBOOKS_ZYGOTE_RUNS={said[:40]!r} is no number of runs; such as {RUNS}")
+    return int(said)
+
+
 def memory_mb() -> float:
     """Resident memory of this process."""
     import resource
@@ -266,12 +273,13 @@ def main(argv: list[str]) -> None:
 
     if len(argv) != 1:
         raise SystemExit("usage: python -m deployments.zygote SOCKET")
+    runs = runs_of(os.environ)
     began = time.monotonic()
     stamp = code_stamp()  # before the imports: an edit during them counts
     preload()
     gc.collect()
     gc.freeze()  # the collector would write to, and so copy, every shared page
-    zygote = Zygote(Path(argv[0]), stamp, say)
+    zygote = Zygote(Path(argv[0]), stamp, say, runs)
     zygote.listen()
     say(f"ready after {time.monotonic() - began:.1f} s, {memory_mb():.0f} MB, on {zygote.path}")
     job = zygote.serve()

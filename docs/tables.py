@@ -5,6 +5,7 @@ import dataclasses
 import inspect
 import re
 from collections.abc import Callable
+from datetime import date
 from typing import Any, get_args
 
 import annotated_types
@@ -13,8 +14,17 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from blocks.alertmanager_server import AlertmanagerSpec
+from blocks.audit_spec import AuditSpec, S3Spec
 from blocks.check_policy import CheckPolicy, TokenLimits
 from blocks.docker_host import DockerHostSpec
+from blocks.escalation import (
+    BusinessHours,
+    ChecklistItem,
+    EscalationSpec,
+    PagerDutySpec,
+    RotationSpec,
+    SeveritySpec,
+)
 from blocks.gpu import Gpu
 from blocks.gpu_host import GpuHostSpec
 from blocks.ladder import Ladder
@@ -71,6 +81,8 @@ _SECTIONS: dict[Any, str] = {
     GpuHostSpec: "[host](#hosts)",
     PrometheusSpec: "[prometheus](#prometheus)",
     AlertmanagerSpec: "[alertmanager](#alertmanager)",
+    AuditSpec: "[audit](#audit)",
+    S3Spec: "[s3](#audit)",
     CheckPolicy: "[checks](#checks)",
     TokenLimits: "[token limits](#token_limits)",
     LitellmSource: "[litellm](#serving)",
@@ -82,6 +94,13 @@ _SECTIONS: dict[Any, str] = {
     ArgumentsSource: "[arguments](#serving)",
     YamlSource: "[yaml](#serving)",
     EnvFileSource: "[env-file](#serving)",
+    EscalationSpec: "[escalation](#escalation)",
+    SeveritySpec: "[severity](#severities)",
+    ChecklistItem: "[checklist item](#checklist)",
+    RotationSpec: "[rotation](#rotations)",
+    BusinessHours: "[business hours](#business_hours)",
+    PagerDutySpec: "[pagerduty](#pagerduty)",
+    date: "date",
     Platform: "[platform](#platform)",
     Trigger: "[trigger](#trigger)",
     Expectation: "[expectation](#expect)",
@@ -209,6 +228,8 @@ TABLES: dict[str, Callable[[], str]] = {
             "host": GpuHostSpec,
             "prometheus": PrometheusSpec,
             "alertmanager": AlertmanagerSpec,
+            "audit": AuditSpec,
+            "s3": S3Spec,
             "checks": CheckPolicy,
             "token limits": TokenLimits,
             "proxy": Proxy,
@@ -218,6 +239,12 @@ TABLES: dict[str, Callable[[], str]] = {
             "model": Model,
             "slo": Slo,
             "slack": SlackSpec,
+            "escalation": EscalationSpec,
+            "severity": SeveritySpec,
+            "checklist item": ChecklistItem,
+            "rotation": RotationSpec,
+            "business hours": BusinessHours,
+            "pagerduty": PagerDutySpec,
             "window": Window,
             "serving": ServingConfig,
             "options": Options,

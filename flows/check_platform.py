@@ -21,6 +21,7 @@ from blocks.stack import StackSpec
 from blocks.stack_blocks import load_stack, registered
 from flows.checks.platform_view import Platform
 from flows.checks.registry import CHECKS, Check
+from flows.dead_man import HOOKS
 from flows.decisions.check_memory import remember
 from flows.decisions.finding import Finding
 from flows.platform_record import publish
@@ -40,7 +41,7 @@ PROCEDURE = "check-platform"
 EVERY = "*"
 
 
-@flow(name="check-platform", flow_run_name="check-platform {stack}")
+@flow(name="check-platform", flow_run_name="check-platform {stack}", **HOOKS)
 async def check_platform(
     stack: str = EVERY,
     options: Options = Options(),  # noqa: B008

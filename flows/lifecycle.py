@@ -126,6 +126,7 @@ async def attempt(
     )
     run.first_act_s = run.first_act_s or round(time.monotonic() - run.began, 3)
     began = time.monotonic()
+    run.teller.say(f"acting: {plan.summary()}", plan=plan, **run.shown())
     try:
         await apply_config(run.target, receipt)
         act_s = round(time.monotonic() - began, 3)

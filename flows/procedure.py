@@ -1,5 +1,6 @@
 """What every mutating procedure shares: its target, its record, its verdict as a state."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
@@ -15,6 +16,7 @@ from blocks.journal import Verdict
 from blocks.stack_blocks import load_stack
 from blocks.target import target_of
 from flows.approval import ask, waits
+from flows.calling import call_people
 from flows.decisions.plan import Plan
 from flows.lifecycle import NeedsApproval
 from flows.record import publish
@@ -35,32 +37,39 @@ async def perform(procedure: str, stack: str, service: str, options: Options, bo
     if "auto-scheduled" in (flow_run.tags or ()):
         options = options.model_copy(update={"source": "schedule", "actor": "schedule"})
     run = Run(procedure, target, options, run_id=str(flow_run.id), spec=spec)
-    await tag(procedure, options, f"stack:{target.stack}", f"service:{target.name}")
-    asks = target.service.policy.autonomy_of(procedure) == "approve"
+    labels = [f"stack:{target.stack}", f"service:{target.name}"]
+    # Beside the work: at three in the morning an act must not wait for a label.
+    tagging = asyncio.create_task(tag(procedure, options, *labels))
+    report = await _outcome(run, body, tagging)
+    level = get_run_logger().info if report.verdict in ("passed", "planned") else None
+    (level or get_run_logger().warning)(report.headline)
+    await tagging
+    return await publish(await call_people(run, report), run)
+
+
+async def _outcome(run: Run, body: Body, tagging: asyncio.Task[None]) -> Report:
+    """Whatever comes of the body, as a report."""
+    asks = run.target.service.policy.autonomy_of(run.procedure) == "approve"
     try:
-        report = await _approved(run, body)
+        report = await _approved(run, body, tagging)
         if asks and run.plan and report.verdict == "planned":
-            report = report.model_copy(update={"next_step": _how(run.plan)})
+            return report.model_copy(update={"next_step": _how(run.plan)})
+        return report
     except NeedsApproval as e:
         run.plan = e.plan
-        report = run.report("blocked", str(e), blocked_by=e.reason, next_step=_how(e.plan))
+        return run.report("blocked", str(e), blocked_by=e.reason, next_step=_how(e.plan))
     except Unsafe as e:
-        report = run.report(
-            "blocked", str(e), blocked_by=e.reason, next_step=_NEXT.get(e.reason, "")
-        )
+        return run.report("blocked", str(e), blocked_by=e.reason, next_step=_NEXT.get(e.reason, ""))
     except RunbookError as e:
-        report = run.report("error", str(e))
+        return run.report("error", str(e))
     except BaseException as e:
         # Interrupted: the lifecycle has undone what it did; say so, then let it go on.
         interrupted = run.report("error", f"interrupted ({type(e).__name__})")
         get_run_logger().error(interrupted.headline)
         raise
-    level = get_run_logger().info if report.verdict in ("passed", "planned") else None
-    (level or get_run_logger().warning)(report.headline)
-    return await publish(report, target)
 
 
-async def _approved(run: Run, body: Body) -> Report:
+async def _approved(run: Run, body: Body, tagging: asyncio.Task[None]) -> Report:
     """The body, begun anew after each approval that it turned out to need."""
     while True:
         try:
@@ -69,7 +78,13 @@ async def _approved(run: Run, body: Body) -> Report:
             if not waits(run, e):
                 raise
             run.plan = e.plan
+            await tagging  # who may answer finds it by its labels
+            wait_s = run.spec.approval.timeout_s
+            run.notes += filter(None, [await run.teller.ask(e.plan, wait_s, **run.shown())])
             await ask(run, e.plan)
+            run.teller.say(
+                f"approved by {run.approver}; looking at it again", approver=run.approver
+            )
 
 
 def _how(plan: Plan) -> str:
@@ -117,6 +132,7 @@ async def tag(procedure: str, options: Options, *more: str) -> None:
     """Tags an operator filters by; a server that does not take them changes nothing."""
     actor, source = options.actor or "unknown", options.source
     tags = {f"procedure:{procedure}", f"actor:{actor}", f"source:{source}", *more}
+    tags |= {f"incident:{options.incident}"} if options.incident else set()
     try:
         async with get_client() as client:
             # Read anew: an earlier part of this run may have added its own.

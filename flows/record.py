@@ -4,33 +4,29 @@ import asyncio
 import re
 import textwrap
 
-from blocks.target import Target
 from flows.charts import timeline_png
 from flows.decisions.diagnosis_advice import DEFINITIONS
 from flows.decisions.plan import Plan, shown
 from flows.report import Attempt, Report
-from tasks.records import attempted, publish_artifact, publish_event, publish_slack
+from flows.run import Run
+from tasks.records import attempted, publish_artifact, publish_event
 
 # Glyphs of ordinary fonts: a browser on a bare server has no emoji.
 _SIGN = {"passed": "✓", "planned": "✎", "failed": "✗", "error": "✗"}
-_MARK = {"passed": "✅", "planned": "📝", "failed": "❌", "error": "💥"}
 
 
-async def publish(report: Report, target: Target) -> Report:
+async def publish(report: Report, run: Run) -> Report:
     """Publish the record everywhere; returns it with a note for whatever could not be.
 
     Slack comes first, so that the page can say whether people were told.
     """
     problems = []
-    if target.slack and report.verdict != "planned":
-        slack, channel = target.slack, None
-        if report.verdict != "passed":
-            channel = target.service.escalate_to
-        title = f"{_MARK.get(report.verdict, '⚠️')} {report.procedure} {report.service}"
-        problem = await attempted(
-            "Slack", lambda: publish_slack(slack, title, slack_text(report), channel)
-        )
-        problems.append(problem or f"told {channel or slack.channel} on Slack")
+    slack, channel = run.target.slack, run.target.service.escalate_to
+    chart = await asyncio.to_thread(timeline_png, report) if report.attempts else ""
+    if slack and report.verdict != "planned":
+        problem = await run.teller.end(report, channel, chart)
+        where = channel if channel and report.verdict != "passed" else slack.channel
+        problems.append(problem or f"told {where} on Slack")
     elif report.verdict not in ("passed", "planned"):
         problems.append("nobody was told: the stack has no slack section")
     report = report.model_copy(update={"notes": report.notes + tuple(p for p in problems if p)})
@@ -44,7 +40,7 @@ async def publish(report: Report, target: Target) -> Report:
             ),
         ),
         await attempted("data", lambda: _publish_data(report)),
-        await attempted("record", lambda: _publish_page(report)),
+        await attempted("record", lambda: _publish_page(report, chart)),
     ]
     return report.model_copy(update={"notes": report.notes + tuple(p for p in problems if p)})
 
@@ -57,23 +53,8 @@ async def _publish_data(report: Report) -> None:
     )
 
 
-async def _publish_page(report: Report) -> None:
-    chart = await asyncio.to_thread(timeline_png, report) if report.attempts else ""
+async def _publish_page(report: Report, chart: str) -> None:
     await publish_artifact(f"{report.procedure}-record", page(report, chart), report.headline)
-
-
-def slack_text(report: Report) -> str:
-    """The message people get: verdict, cause, change, what to do."""
-    lines = [f"*{report.verdict.upper()}* `{report.stack}/{report.service}`: {report.message}"]
-    if report.diagnosis:
-        lines.append(f"*Diagnosis* `{report.diagnosis.label}`")
-        lines += [f"> {line[:200]}" for line in report.diagnosis.evidence[:2]]
-    if report.plan:
-        lines.append(f"*Plan* {report.plan.summary()}")
-    lines += [f"_{note[:300]}_" for note in report.notes[:3]]
-    if report.next_step:
-        lines.append(f"*You* {report.next_step}")
-    return "\n".join([*lines, f"_by {report.actor} from {report.source}, run {report.run_id[:8]}_"])
 
 
 def page(report: Report, chart: str = "") -> str:

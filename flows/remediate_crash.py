@@ -75,6 +75,8 @@ async def crashes_of(run: Run, seen: Observation) -> int:
     """
     ended = seen.state.phase in ("exited", "restarting")
     counted = seen.state.restarts + ended
+    if not seen.state.restarts:
+        return counted  # whatever a day's log says
     return min(counted, max((await _history(run)).crashes, ended))
 
 

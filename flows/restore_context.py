@@ -5,6 +5,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from blocks.journal import Verdict, degraded_services
+from flows.dead_man import HOOKS
 from flows.decisions.step_down import step_back
 from flows.holding import holding
 from flows.lifecycle import attempt
@@ -17,7 +18,7 @@ from flows.stepping import kept
 EVERY = "*"
 
 
-@flow(name="restore-context", flow_run_name="restore-context {stack} {service}")
+@flow(name="restore-context", flow_run_name="restore-context {stack} {service}", **HOOKS)
 async def restore_context(
     stack: str = EVERY,
     service: str = EVERY,

@@ -4,6 +4,7 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 from prefect.logging import get_run_logger
 
@@ -16,6 +17,7 @@ from flows.decisions.diagnosis import Diagnosis, diagnose, without_cause
 from flows.decisions.health import Health, judge
 from flows.decisions.plan import Plan
 from flows.report import Attempt, Options, Report
+from flows.telling import Teller
 from flows.verify import expectation
 from tasks.reads import Observation, read_log, read_service
 
@@ -42,6 +44,31 @@ class Run:
     approver: str = ""
     asked: int = 0
     """How often it waited for an approval."""
+    telling: Teller | None = None
+
+    @property
+    def teller(self) -> Teller:
+        """Who tells people what the run does; a plan alone is nobody's business yet."""
+        if self.telling is None:
+            self.telling = Teller(
+                slack=None if self.options.dry_run else self.target.slack,
+                stack=self.target.stack,
+                service=self.target.name,
+                procedure=self.procedure,
+                run_id=self.run_id,
+                asked_by=f"{self.options.actor or 'unknown'}, from {self.options.source}",
+                incident=self.options.incident,
+            )
+        return self.telling
+
+    def shown(self) -> dict[str, Any]:
+        """What is known of the fault by now, for the card."""
+        found = self.diagnosis
+        return {
+            "title": self.seen or self.procedure,
+            "diagnosis": found.label if found else "",
+            "evidence": found.evidence if found else (),
+        }
 
     @property
     def journal(self) -> Journal:
@@ -60,7 +87,7 @@ class Run:
         target = target_of(self.spec, service)
         earlier = (*self.earlier, *self.attempts)
         part = Run(procedure, target, options, self.run_id, self.spec, earlier=earlier)
-        part.approver = self.approver
+        part.approver, part.telling = self.approver, self.teller
         return part
 
     def tried(self, plan: Plan) -> Attempt | None:

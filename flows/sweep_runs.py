@@ -12,6 +12,7 @@ from blocks.errors import RunbookError
 from blocks.journal import Verdict
 from blocks.prefect_locks import drop_probes, freeing, lease_folder
 from blocks.prefect_models import Lock
+from flows.dead_man import HOOKS
 from flows.decisions.stuck import (
     Patience,
     SlotFinding,
@@ -29,7 +30,7 @@ NAME = "sweep-runs"
 FREED = ("leaked", "stale")
 
 
-@flow(name=NAME, flow_run_name="sweep-runs {stack}")
+@flow(name=NAME, flow_run_name="sweep-runs {stack}", **HOOKS)
 async def sweep_runs(
     stack: str = "*",
     options: Options = Options(),  # noqa: B008

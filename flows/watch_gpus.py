@@ -20,6 +20,7 @@ from blocks.gpu_window import GpuWindow
 from blocks.journal import home
 from blocks.stack import StackSpec
 from blocks.stack_blocks import load_stack
+from flows.dead_man import HOOKS
 from flows.gpu_charts import gpu_png
 from flows.gpu_watch import GpuWatch, judged, next_step, page, slack_text
 from flows.procedure import state_of, tag
@@ -32,7 +33,7 @@ Seconds = Annotated[float, Field(ge=1, le=3600)]
 Interval = Annotated[float, Field(ge=0.2, le=60)]
 
 
-@flow(name="watch-gpus", flow_run_name="watch-gpus {stack} {host}")
+@flow(name="watch-gpus", flow_run_name="watch-gpus {stack} {host}", **HOOKS)
 async def watch_gpus(
     stack: str,
     host: str,

@@ -10,6 +10,9 @@ from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
 from prefect.logging import get_run_logger
 
+from blocks.slack_blocks import Block
+from blocks.slack_card import CardRef, show
+from blocks.slack_client import open_slack
 from blocks.slack_workspace import SlackSpec, post
 
 RECORD_S = 60
@@ -56,6 +59,37 @@ async def publish_artifact(key: str, data: str | dict[str, Any], description: st
 async def publish_slack(slack: SlackSpec, title: str, body: str, channel: str | None) -> None:
     """One message to people."""
     await post(slack, title, body, channel=channel)
+
+
+@task(
+    name="publish-card",
+    task_run_name="show card {key} in Slack",
+    cache_policy=NO_CACHE,
+    retries=1,
+    retry_delay_seconds=2,
+)
+async def publish_card(
+    slack: SlackSpec, key: str, blocks: list[Block], text: str, channel: str | None = None
+) -> CardRef:
+    """Create or update the one message of an incident or run; where it is.
+
+    Raises Transient when Slack does not answer, Permanent when it refuses.
+    """
+    return await show(slack, key, blocks, text, channel)
+
+
+@task(
+    name="publish-file",
+    task_run_name="put {filename} into Slack",
+    cache_policy=NO_CACHE,
+    retries=1,
+    retry_delay_seconds=2,
+)
+async def publish_file(
+    slack: SlackSpec, ref: CardRef, filename: str, content: bytes, title: str
+) -> None:
+    """Put a file (a chart, a report) into a card's thread. Raises as `publish_card`."""
+    await (await open_slack(slack)).upload(ref.channel, ref.ts, filename, content, title)
 
 
 async def publish_event(name: str, resource_id: str, payload: dict[str, Any]) -> None:

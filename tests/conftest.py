@@ -1,6 +1,7 @@
 """Shared fixtures: a product home and a real Prefect server, both thrown away."""
 
 import gc
+import itertools
 import os
 import shutil
 import signal
@@ -11,9 +12,16 @@ import time
 import urllib.request
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+
+from deployments.sandbox import local_service
+from tests import quick
+
+quick.write_bytecode()
+quick.read_one_authority()
 
 # A shell's background job ignores SIGINT, and so would every process the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -28,10 +36,25 @@ def missing(what: str, why: str) -> None:
     pytest.skip(f"{what}: {why}")
 
 
+# Every process of pytest-xdist has ports of its own, below those that the kernel hands out: a
+# server that is killed finds its port free when it starts again, whatever the others start.
+_PROCESS = os.environ.get("PYTEST_XDIST_WORKER", "")
+_SLICE = 2000
+_LOWEST = 12000 + _SLICE * (int(_PROCESS.removeprefix("gw") or 9) % 10)
+_ports = itertools.count(os.getpid() * 61)  # two sessions on one machine begin apart
+
+
 def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
+    """A port nobody listens on now; not given again for a long time."""
+    for number in itertools.islice(_ports, _SLICE):
+        port = _LOWEST + number % _SLICE
+        with socket.socket() as s, suppress(OSError):
+            s.bind(("127.0.0.1", port))
+            return port
+    raise OSError(f"no free port in {_LOWEST}..{_LOWEST + _SLICE - 1}")
+
+
+local_service.free_port = free_port  # before anything imports it from there
 
 
 # Prefect 3.8 never closes the synchronous HTTP clients that it asks for the server's type with.
@@ -39,7 +62,18 @@ def free_port() -> int:
 _LEAKED = "ignore:unclosed <socket.socket:ResourceWarning"
 
 
+# The files that take longest begin first: the short ones fill the gaps at the end.
+_FIRST = ("real", "flows", "deployments")
+
+
+def _place(item: pytest.Item) -> int:
+    folder = item.path.parent.name
+    return _FIRST.index(folder) if folder in _FIRST else len(_FIRST)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if _PROCESS:
+        items.sort(key=_place)
     for item in items:
         if "prefect_server" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.filterwarnings(_LEAKED))
@@ -79,6 +113,7 @@ class PrefectServer:
             **SETTINGS,
             "PREFECT_HOME": str(folder),
             "PREFECT_API_URL": self.url,
+            "PREFECT_API_SSL_CERT_FILE": quick.AUTHORITY,
         }
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -113,6 +148,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect
     """One server for the session; Prefect in this process talks to it."""
     from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
+    quick.remember_secret_fields()
     server = PrefectServer(tmp_path_factory.mktemp("prefect"))
     server.start()
     with temporary_settings({PREFECT_API_URL: server.url, PREFECT_HOME: server.folder}):

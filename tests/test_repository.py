@@ -286,6 +286,8 @@ def walk(command: click.Command, words: list[str]) -> None:
     """Parse as the command line does, without running anything."""
     context = click.Context(command, info_name=command.name)
     while isinstance(command, click.Group):
+        if command.invoke_without_command and (not words or words[0].startswith("-")):
+            break
         assert words and words[0] in command.commands, f"{command.name} has no {words[:1]}"
         command, words = command.commands[words[0]], words[1:]
         context = click.Context(command, parent=context, info_name=command.name)

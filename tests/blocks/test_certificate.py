@@ -159,7 +159,7 @@ async def test_what_cannot_be_read_has_a_problem() -> None:
     async with answering() as silent:  # it waits for a request that never ends
         began = time.monotonic()
         found = await read_certificate(f"127.0.0.1:{silent.port}", timeout_s=0.3)
-        assert found.problem == "no answer within 0.3 s" and time.monotonic() - began < 5
+        assert found.problem == "no answer within 0.3 s" and time.monotonic() - began < 30
 
 
 async def test_the_earliest_expiry_of_a_chain_in_a_file(tmp_path: Path) -> None:

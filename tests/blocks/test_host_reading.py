@@ -85,11 +85,11 @@ def test_a_dead_mount_and_a_hung_driver_hold_up_nothing_else(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     real = shutil.disk_usage
-    monkeypatch.setattr(shutil, "disk_usage", lambda p: time.sleep(4) if p == "/dead" else real(p))
-    monkeypatch.setattr(local_host, "read_gpus", lambda: time.sleep(4) or Gpus())
+    monkeypatch.setattr(shutil, "disk_usage", lambda p: time.sleep(60) if p == "/dead" else real(p))
+    monkeypatch.setattr(local_host, "read_gpus", lambda: time.sleep(60) or Gpus())
     began = time.monotonic()
     found = read_local(["/dead", "/"], timeout_s=1)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 30
     assert found.disks[0].used_share is None and "hangs" in found.about("disk /dead")
     assert found.gpus is None and "hangs" in found.about("gpus")
     assert found.disks[1].used_share is not None and found.cpu_share is not None
@@ -98,11 +98,11 @@ def test_a_dead_mount_and_a_hung_driver_hold_up_nothing_else(
 def test_a_hung_call_does_not_hold_up_the_end_of_the_loop() -> None:
     async def main() -> None:
         with pytest.raises(TimeoutError):
-            await within(0.1, lambda: time.sleep(5))
+            await within(0.1, lambda: time.sleep(60))
 
     began = time.monotonic()
     asyncio.run(main())
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 30
 
 
 HANGING = """

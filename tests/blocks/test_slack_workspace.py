@@ -98,8 +98,8 @@ async def test_a_body_at_the_limit_is_whole(slack: Slack) -> None:
 
 async def test_a_log_line_mentions_nobody(slack: Slack) -> None:
     await post(slack.spec(), "<!here>", "> <!channel> a & b")
-    assert section(slack) == "> &lt;!channel> a &amp; b"
-    assert slack.received[0]["text"] == "&lt;!here>"
+    assert section(slack) == "> &lt;!channel&gt; a &amp; b"
+    assert slack.received[0]["text"] == "&lt;!here&gt;"
 
 
 REFUSED: dict[str, tuple[int, Any, dict[str, str], type[Exception], str]] = {

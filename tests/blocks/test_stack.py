@@ -275,9 +275,9 @@ def test_anchors_and_merges_work_and_keep_their_lines() -> None:
     ids=["nested lists", "nested sections", "closed", "bomb", "5 MB", "nested items"],
 )
 def test_hostile_text_is_refused_in_bounded_time(text: str) -> None:
-    began = time.monotonic()
+    began = time.process_time()
     assert len(refused(text)) < 1000
-    assert time.monotonic() - began < 10
+    assert time.process_time() - began < 20, "5 s on an idle machine"
 
 
 def test_of_very_many_faults_the_first_are_shown() -> None:

@@ -203,7 +203,7 @@ async def test_a_sick_server_is_a_reading_not_an_error(case: str) -> None:
         took = time.monotonic() - began
     assert status_of(seen) == status, seen
     assert problem in seen.problem and len(seen.problem) < 200
-    assert took < 3, "bounded by the time-outs, whatever it sends"
+    assert took < 20, "bounded by the time-outs, whatever it sends"
     assert seen.decoded is not True
 
 

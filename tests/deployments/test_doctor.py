@@ -245,7 +245,7 @@ async def test_a_dead_server_delays_no_other_line(tmp_path: Path, home: Path, si
     )
     began = time.monotonic()
     lines = await examine(ref, deadline_s=1)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
     for area, subject in (("service", "mute"), ("host", "slow")):
         found = one(lines, area, subject, "unknown")
         assert "no answer within 1 s" in found.message and found.fix

@@ -376,7 +376,7 @@ def test_auto_length_is_the_longest_that_fits(launch):
 
 @pytest.mark.parametrize("early", [True, False])
 def test_sigterm_ends_with_zero_at_once(launch, early):
-    server = launch(startup_s=2 if early else 0.04)
+    server = launch(startup_s=0.04, slow_start_s=20 if early else 0)
     if early:
         while "Loading safetensors" not in server.log:
             time.sleep(0.01)
@@ -385,7 +385,7 @@ def test_sigterm_ends_with_zero_at_once(launch, early):
     begun = time.monotonic()
     server.process.terminate()
     assert server.code() == 0
-    assert time.monotonic() - begun < 0.5
+    assert time.monotonic() - begun < 8
     assert early or "Application shutdown complete." in server.log
 
 

@@ -145,7 +145,7 @@ async def artifacts(run_id: str) -> dict[str, Any]:
     return {str(a.key): a.data for a in found}
 
 
-async def until(condition: Any, timeout_s: float = 20) -> Any:
+async def until(condition: Any, timeout_s: float = 60) -> Any:
     """Wait for something to become true; its value."""
     for _ in range(int(timeout_s / 0.05)):
         if value := condition():

@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -188,9 +189,9 @@ async def test_a_dead_machine_is_unknown_and_delays_nobody(
         for n in range(4)
     }
     # Half of the places for one machine: its four services take two rounds of the deadline.
-    quick = {"deadline_s": 1.5, "at_once": 4}
+    quick = {"deadline_s": 3, "at_once": 4}
     report = await check(inventory(scene, tmp_path, gone, checks=quick))
-    assert report.verdict == "inconclusive" and report.duration_s < 20
+    assert report.verdict == "inconclusive" and report.duration_s < 60
     assert of(report, "decoding").status == "ok"
     for name in gone:
         mine = [f for f in report.findings if f.subject == name]
@@ -259,11 +260,12 @@ async def test_a_reading_that_blocks_its_thread_is_left_behind(
     prefect_server: PrefectServer,
 ) -> None:
     reader, began = Reader(Places(8), deadline_s=0.3), time.monotonic()
+    release = threading.Event()
 
     @flow
     async def read() -> dict[str, Any]:
         async def blocked() -> str:
-            return await asyncio.to_thread(time.sleep, 3) or "late"
+            return await asyncio.to_thread(release.wait, 60) and "late"
 
         async def quick() -> str:
             return "quick"
@@ -275,8 +277,11 @@ async def test_a_reading_that_blocks_its_thread_is_left_behind(
         found = await reader.read("things", reads)
         return found | {"took": time.monotonic() - began}
 
-    found = await read()
-    assert found["quick"] == "quick" and found["took"] < 2.5
+    try:
+        found = await read()
+    finally:
+        release.set()  # or the loop would wait for the thread
+    assert found["quick"] == "quick" and found["took"] < 30
     assert found["blocked"].reason == "not read within 0.3 s"
     assert found["broken"].reason == "no route to motoko"
 

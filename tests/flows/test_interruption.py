@@ -51,17 +51,17 @@ async def test_an_interrupted_local_run_undoes_its_change(
     process = local_run(scene, home, prefect_server)
     try:
         await until(lambda: scene.config.read_bytes() != before or process.poll(), 90)
-        await until(lambda: scene.pid or process.poll(), 20)
+        await until(lambda: scene.pid or process.poll())
         time.sleep(1)  # into the verification
         began = time.monotonic()
         os.kill(process.pid, number)
-        said, _ = process.communicate(timeout=30)
+        said, _ = process.communicate(timeout=45)
         took = time.monotonic() - began
     finally:
         process.kill()
     assert process.returncode != 0, said
     scene.as_before(before)
-    assert took < 15, said
+    assert took < 40, said
     if ends == "serving":
         assert await scene.health() == "healthy"
     else:

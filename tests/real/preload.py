@@ -3,3 +3,6 @@
 import flows.apply_serving
 import flows.remediate_oom
 import flows.restore_context  # noqa: F401
+from tests.quick import read_one_authority
+
+read_one_authority()

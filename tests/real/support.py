@@ -119,14 +119,14 @@ class Container:
         return None
 
     def wait_serving(self, length: int) -> None:
-        for _ in range(200):
+        for _ in range(1200):
             if self.model_len() == length:
                 return
             time.sleep(0.05)
         raise AssertionError(f"does not serve {length}")
 
     def wait_exited(self) -> None:
-        for _ in range(200):
+        for _ in range(1200):
             if self.doc()["State"]["Status"] == "exited":
                 return
             time.sleep(0.05)
@@ -189,7 +189,7 @@ class Children:
     def kill(self, point: str, procedure: str, stack: str, **more: Any) -> None:
         """A child that must have died at its point."""
         child = self.start(point, procedure, stack, **more)
-        child.join(60)
+        child.join(120)
         code = child.exitcode
         child.kill()
         assert code == -9, f"{point}: exit code {code}"

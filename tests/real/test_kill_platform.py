@@ -98,7 +98,7 @@ async def submitted(scene: Scene, **more: Any) -> UUID:
     return made.id
 
 
-async def final_state(run_id: UUID, timeout_s: float = 60) -> Any:
+async def final_state(run_id: UUID, timeout_s: float = 120) -> Any:
     for _ in range(int(timeout_s / 0.5)):
         async with get_client() as client:
             found = await client.read_flow_run(run_id)
@@ -110,8 +110,8 @@ async def final_state(run_id: UUID, timeout_s: float = 60) -> Any:
 
 async def changed(scene: Scene, before: bytes) -> None:
     """Until the new config is in place and its verification has begun."""
-    await until(lambda: scene.config.read_bytes() != before, 60)
-    await until(lambda: scene.pid, 20)
+    await until(lambda: scene.config.read_bytes() != before, 120)
+    await until(lambda: scene.pid)
     await asyncio.sleep(0.5)
 
 
@@ -156,7 +156,7 @@ async def test_without_a_server_the_change_is_brought_to_its_end(
         if not helps:
             scene.fault(frozen=True)
         # The act is written down before its entry is taken away.
-        await until(lambda: scene.journal.acts() and scene.journal.entry() is None, 20)
+        await until(lambda: scene.journal.acts() and scene.journal.entry() is None)
         assert scene.journal.acts()[0].verdict == ("passed" if helps else "failed")
         assert (b"4096" in scene.config.read_bytes()) == helps
         scene.fault(frozen=None)
@@ -189,7 +189,7 @@ async def test_the_lock_of_a_killed_run_ends_by_itself_across_a_kill_of_the_serv
     assert report.verdict == "passed", report.message
     assert any("interrupted" in note for note in report.notes)
     scene.as_before(before)
-    assert took < 70, took
+    assert took < 110, took
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from tests.conftest import free_port, missing
 from tests.real import chromium
 from tests.real.upped import RUNBOOKS, Upped, failed_vllm
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
 
 # Prefect's UI asks this host for its analytics' configuration before it has read that analytics
 # are off; it sends no events then, and renders without an answer.

@@ -4,14 +4,13 @@ import json
 import os
 import signal
 import socket
-import time
 
 import pytest
 
 from tests.conftest import free_port
 from tests.real.upped import Upped, alive, failed_vllm, of_home, until
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +75,7 @@ def test_second_up_of_the_same_home_is_refused(up):
 def test_killed_child_is_restarted_and_runs_go_on(up, stack, name):
     before = up.children
     kill(before[name])
-    until(f"{name} restarted", lambda: up.children.get(name) not in (None, before[name]), 40)
+    until(f"{name} restarted", lambda: up.children.get(name) not in (None, before[name]))
     until("the server answers", up.answers, 60)
     assert f"{name} ended (-9); restarting" in up.said
     others = {k: v for k, v in before.items() if k != name}
@@ -98,7 +97,7 @@ def test_killed_up_is_cleaned_up_by_the_next(up):
         left = {pid: words for pid, words in orphans.items() if alive(pid)}
         assert not left
         # The cap on sqlalchemy: 2.1 stops schedules from being turned into runs, silently.
-        scheduled = until("a scheduled run", lambda: scheduled_runs(heir), 60)
+        scheduled = until("a scheduled run", lambda: scheduled_runs(heir), 120)
         assert {run["parameters"]["stack"] for run in scheduled} == {"*"}
         assert "schedule(s) active" in heir.said
         named = [a["name"] for a in heir.api("/api/automations/filter", {})]
@@ -125,9 +124,7 @@ def test_ctrl_c_stops_everything_and_a_taken_port_is_stepped_over(tmp_path):
             assert up.port > port
             assert f"port {port} is taken: using {up.port}" in up.said
             assert {"server", "worker"} <= set(up.children)
-            began = time.monotonic()
             assert up.stop(signal.SIGINT) == 0
-            assert time.monotonic() - began < 30
             assert "Traceback" not in up.said
             assert not of_home(up.home)
             assert not (up.home / "up.json").exists()
@@ -135,7 +132,7 @@ def test_ctrl_c_stops_everything_and_a_taken_port_is_stepped_over(tmp_path):
 
 def test_ctrl_c_while_it_starts_leaves_nothing(tmp_path):
     with Upped(tmp_path / "home", free_port()) as up:
-        until("the server starts", lambda: "server" in up.children)
+        until("the server starts", lambda: "server" in up.children or up.process.poll())
         up.stop(signal.SIGINT)
         assert "Traceback" not in up.said
         assert not of_home(up.home)

@@ -21,7 +21,7 @@ CLEAN = {
 }
 
 
-def until(what: str, ready: Callable[[], Any], timeout_s: float = 30) -> Any:
+def until(what: str, ready: Callable[[], Any], timeout_s: float = 60) -> Any:
     """Poll until `ready` returns something true."""
     deadline = time.monotonic() + timeout_s
     while not (found := ready()):
@@ -121,7 +121,7 @@ class Upped:
     def stop(self, number: signal.Signals) -> int:
         """Send it a signal and wait for its end."""
         self.process.send_signal(number)
-        return self.process.wait(60)
+        return self.process.wait(120)
 
     def api(self, path: str, body: dict[str, Any] | None = None) -> Any:
         """One call of the server; with a body it is a POST."""
@@ -138,7 +138,7 @@ class Upped:
     def runbooks(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Another `runbooks` command on the same home."""
         return subprocess.run(
-            [RUNBOOKS, *words], env=self.env, capture_output=True, text=True, timeout=120
+            [RUNBOOKS, *words], env=self.env, capture_output=True, text=True, timeout=180
         )
 
 

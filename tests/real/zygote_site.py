@@ -24,7 +24,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGES = ("blocks", "tasks", "flows", "deployments")
 
 
-def until(what: Callable[[], Any], seconds: float = 30) -> Any:
+def until(what: Callable[[], Any], seconds: float = 60) -> Any:
     """Wait until it is true; returns it."""
     deadline = time.monotonic() + seconds
     while not (got := what()):
@@ -107,7 +107,7 @@ class Site:
                 process.wait()
 
 
-def said(out: Path, seconds: float = 40) -> dict[str, Any]:
+def said(out: Path, seconds: float = 60) -> dict[str, Any]:
     """What the run's body said about its process."""
     until(out.exists, seconds)
     got: dict[str, Any] = json.loads(out.read_text())
@@ -140,7 +140,7 @@ class Deployment:
             self.id, parameters={"out": str(out), **parameters}
         )
 
-    def ended(self, run: FlowRun, seconds: float = 40) -> FlowRun:
+    def ended(self, run: FlowRun, seconds: float = 60) -> FlowRun:
         """The run, once its state is final."""
 
         def final() -> FlowRun | None:

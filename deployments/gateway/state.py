@@ -1,0 +1,131 @@
+"""What the parts of the gateway share: the inbox, the metrics, the stacks and their tokens."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import httpx
+from prefect import get_client
+from prefect.context import AsyncClientContext
+
+from blocks.errors import Permanent
+from blocks.journal import home
+from blocks.secret_ref import resolve
+from blocks.stack import StackSpec
+from blocks.stack_blocks import load_stack, registered
+from deployments.gateway.inbox import Inbox
+from deployments.gateway.metrics import Metrics
+
+log = logging.getLogger("runbooks.gateway")
+FRESH_S = 30.0
+"""How old a stack and its secrets may be while the Prefect server answers."""
+AT_ONCE_S = 2.0
+"""How often somebody who is not known may make us look anew."""
+PROBE_S = 5.0
+
+
+def inbox_file() -> Path:
+    """Where the inbox of this product home is."""
+    return home() / "gateway" / "inbox.db"
+
+
+class Gateway:
+    """The state of one gateway process.
+
+    Stacks and tokens are kept while the Prefect server is away: an alert is accepted all the same.
+    """
+
+    def __init__(self, file: Path | None = None) -> None:
+        """Open the inbox.
+
+        Raises:
+            Permanent: another gateway of this home runs, or the folder cannot be written.
+        """
+        self.inbox = Inbox(file or inbox_file())
+        self.metrics = Metrics()
+        self.prefect_at = float("-inf")
+        """When the Prefect server answered last (monotonic seconds)."""
+        self.dispatcher_at = float("-inf")
+        """When the dispatcher was seen alive last (monotonic seconds)."""
+        self._stacks: dict[str, StackSpec] = {}
+        self._tokens: dict[str, str] = {}
+        self._loaded_at = self._tried_at = float("-inf")
+        self._loading = asyncio.Lock()
+
+    def stacks(self) -> dict[str, StackSpec]:
+        """Every stack that could be read, by name."""
+        return dict(self._stacks)
+
+    def tokens(self) -> Mapping[str, str]:
+        """Stack -> the token that its alerts must bear; only where there is one."""
+        return self._tokens
+
+    @property
+    def known(self) -> bool:
+        """Whether the stacks have been read at least once."""
+        return self._loaded_at > float("-inf")
+
+    async def stack(self, name: str) -> StackSpec:
+        """One stack, at most 30 s old while the Prefect server answers.
+
+        Raises:
+            Permanent: it is not registered.
+        """
+        await self.refresh(FRESH_S)
+        if name not in self._stacks:
+            await self.refresh(AT_ONCE_S)
+        if name not in self._stacks:
+            raise Permanent(f"stack {name[:60]!r} is not registered, or cannot be read")
+        return self._stacks[name]
+
+    async def refresh(self, older_than_s: float) -> None:
+        """Read stacks and tokens anew if that was not tried for so long; never raises."""
+        if time.monotonic() - self._tried_at < older_than_s:
+            return
+        async with self._loading:
+            if time.monotonic() - self._tried_at < older_than_s:
+                return  # somebody else just did
+            self._tried_at = time.monotonic()
+            try:
+                await asyncio.wait_for(self._load(), 20)
+            except Exception as e:  # noqa: BLE001 - what is known stays in use
+                log.warning("the stacks cannot be read anew: %s", type(e).__name__)
+
+    async def _load(self) -> None:
+        async with AsyncClientContext.get_or_create():  # one connection for all of it
+            await self._read()
+
+    async def _read(self) -> None:
+        names = list(await registered())
+        stacks: dict[str, StackSpec] = {}
+        tokens: dict[str, str] = {}
+        for name in names:
+            try:
+                stacks[name] = await load_stack(name)
+            except Permanent as e:
+                log.warning("%s", str(e)[:500])
+                if name in self._stacks:  # edited into nonsense: the last good one
+                    stacks[name] = self._stacks[name]
+        for name, spec in stacks.items():
+            if spec.alerts is None:
+                continue
+            try:
+                tokens[name] = (await resolve(spec.alerts.token)).get_secret_value()
+            except Permanent as e:
+                log.warning("no alerts for stack %s: %s", name, e)
+        self._stacks, self._tokens = stacks, tokens
+        self._loaded_at = time.monotonic()
+
+    async def watch(self) -> None:
+        """Ask the Prefect server how it is, and read the stacks anew, for ever."""
+        while True:
+            try:
+                async with get_client() as client:
+                    (await client._client.get("/health")).raise_for_status()
+                self.prefect_at = time.monotonic()
+            except (httpx.HTTPError, OSError, RuntimeError) as e:
+                log.warning("the Prefect server does not answer: %s", type(e).__name__)
+            await self.refresh(FRESH_S)
+            await asyncio.sleep(PROBE_S)
