@@ -83,5 +83,7 @@ class Came(Frozen):
         default={}, description="words of private answers; who is not named got none"
     )
     refused: int = Field(default=0, description="requests that the audit trail says were refused")
-    approver: str = Field(default="", description="who approved, as the record says")
+    approver: tuple[Person, ...] = Field(
+        default=(), description="who approved from Slack: one of them; none named: nobody did"
+    )
     notes: tuple[str, ...] = Field(default=(), description="words that the record's notes contain")

@@ -31,7 +31,7 @@ def inventory(scenario: Scenario, box: Sandbox, **sections: Any) -> StackSpec:
     """The stack of a scenario's platform, as a user would write it; also written to a file.
 
     Args:
-        scenario: its own sections of the inventory win.
+        scenario: what its own sections say wins.
         box: its stand-ins.
         sections: further ones.
     """
@@ -49,7 +49,10 @@ def inventory(scenario: Scenario, box: Sandbox, **sections: Any) -> StackSpec:
     if platform.model_link:
         model = {"name": SERVICE, "link": str(_link(box))}
         document["services"][SERVICE]["model"] = model
-    document |= {**sections, **scenario.stack}
+    document |= sections
+    for name, own in scenario.stack.items():
+        both = isinstance(own, dict) and isinstance(document.get(name), dict)
+        document[name] = {**document[name], **own} if both else own
     text = io.StringIO()
     YAML().dump(document, text)
     (box.dir / "stack.yaml").write_text(text.getvalue(), encoding="utf-8")

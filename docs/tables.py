@@ -13,9 +13,11 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from blocks.alert_routes import AlertRoute, AlertsSpec, Storm
 from blocks.alertmanager_server import AlertmanagerSpec
 from blocks.audit_spec import AuditSpec, S3Spec
 from blocks.check_policy import CheckPolicy, TokenLimits
+from blocks.dead_man import DeadMan
 from blocks.docker_host import DockerHostSpec
 from blocks.escalation import (
     BusinessHours,
@@ -29,6 +31,7 @@ from blocks.gpu import Gpu
 from blocks.gpu_host import GpuHostSpec
 from blocks.ladder import Ladder
 from blocks.models import ServingConfig
+from blocks.people import ApprovalSpec, Member, PeopleSpec, Roles
 from blocks.prometheus_server import PrometheusSpec
 from blocks.service import (
     ArgumentsSource,
@@ -94,6 +97,14 @@ _SECTIONS: dict[Any, str] = {
     ArgumentsSource: "[arguments](#serving)",
     YamlSource: "[yaml](#serving)",
     EnvFileSource: "[env-file](#serving)",
+    AlertsSpec: "[alerts](#alerts)",
+    AlertRoute: "[route](#alerts)",
+    Storm: "[storm](#alerts)",
+    PeopleSpec: "[people](#people)",
+    Member: "[member](#people)",
+    Roles: "[roles](#people)",
+    ApprovalSpec: "[approval](#approval)",
+    DeadMan: "[pings](#dead_man)",
     EscalationSpec: "[escalation](#escalation)",
     SeveritySpec: "[severity](#severities)",
     ChecklistItem: "[checklist item](#checklist)",
@@ -239,6 +250,14 @@ TABLES: dict[str, Callable[[], str]] = {
             "model": Model,
             "slo": Slo,
             "slack": SlackSpec,
+            "alerts": AlertsSpec,
+            "route": AlertRoute,
+            "storm": Storm,
+            "people": PeopleSpec,
+            "member": Member,
+            "roles": Roles,
+            "approval": ApprovalSpec,
+            "dead man": DeadMan,
             "escalation": EscalationSpec,
             "severity": SeveritySpec,
             "checklist item": ChecklistItem,

@@ -80,8 +80,12 @@ async def _approved(run: Run, body: Body, tagging: asyncio.Task[None]) -> Report
             run.plan = e.plan
             await tagging  # who may answer finds it by its labels
             wait_s = run.spec.approval.timeout_s
-            run.notes += filter(None, [await run.teller.ask(e.plan, wait_s, **run.shown())])
-            await ask(run, e.plan)
+            # Beside the pause: a click must find the run waiting, and Slack may be away.
+            telling = asyncio.create_task(run.teller.ask(e.plan, wait_s, **run.shown()))
+            try:
+                await ask(run, e.plan)
+            finally:
+                run.notes += filter(None, [await telling])
             run.teller.say(
                 f"approved by {run.approver}; looking at it again", approver=run.approver
             )

@@ -53,7 +53,11 @@ class Teller:
         await self.close()
         expires = f"{datetime.now(UTC) + timedelta(seconds=wait_s):%H:%M:%S} UTC"
         more |= {"plan": plan, "awaiting": True, "expires": expires}
-        return await self._show(self._seen("a plan waits for approval", **more))
+        await self.incident_facts()
+        slack = self.slack
+        self.view = view = self._seen("a plan waits for approval", **more)
+        # No task of Prefect's: the run is paused meanwhile.
+        return await attempted("Slack", lambda: show(slack, view.key, *card(view)))
 
     async def end(self, report: Report, channel: str | None, chart: str) -> str:
         """Show how the run ended; what went wrong, or an empty string.

@@ -63,12 +63,12 @@ _LEAKED = "ignore:unclosed <socket.socket:ResourceWarning"
 
 
 # The files that take longest begin first: the short ones fill the gaps at the end.
-_FIRST = ("real", "flows", "deployments")
+_FIRST = ("real", "test_scenarios", "flows", "deployments")
 
 
 def _place(item: pytest.Item) -> int:
-    folder = item.path.parent.name
-    return _FIRST.index(folder) if folder in _FIRST else len(_FIRST)
+    here = (item.path.stem, item.path.parent.name)
+    return min((_FIRST.index(name) for name in here if name in _FIRST), default=len(_FIRST))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

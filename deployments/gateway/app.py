@@ -10,6 +10,7 @@ from starlette.middleware import Middleware
 from deployments.gateway import alerts, health, slack_http, slack_socket
 from deployments.gateway.dispatcher import Dispatcher
 from deployments.gateway.guard import Guard
+from deployments.gateway.late import watch_late
 from deployments.gateway.notices import Notices
 from deployments.gateway.state import Gateway, log
 from deployments.running import procedures
@@ -49,6 +50,7 @@ async def working(gateway: Gateway) -> AsyncIterator[None]:
         "the watch": gateway.watch,
         "the dispatcher": dispatcher.run,
         "the notices": Notices(gateway, dispatcher.to_tell).run,
+        "the watch for late runs": lambda: watch_late(gateway),
         "Slack's socket": lambda: slack_socket.listen(gateway),
     }
     tasks = [asyncio.create_task(_keep(name, part)) for name, part in parts.items()]

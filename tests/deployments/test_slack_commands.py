@@ -166,13 +166,13 @@ async def test_a_command_with_everything_is_confirmed_and_run_once(place: World)
 async def test_who_may_not_is_told_why_and_it_is_kept(place: World) -> None:
     said = await place.ask("check-platform", "needs the role", user="U3")
     assert "operator" in said.words and "people.members.NAME.slack: U3" in said.words
-    await place.ask("freeze 2h because", "You may not", user="U2")  # an approver only looks here
+    await place.ask("freeze 2h because", "You may not", "freeze", user="U3")
     assert "Commands are not taken" in (await place.ask("", "use <#C1>", channel="C2")).words
     assert all(not m.mentions or m.mentions == ["<#C1>"] for m in place.slack.ephemerals)
     assert place.slack.messages() == []  # nothing of it was public
     trail = [json.loads(line) for line in place.audit().splitlines()]
     refused = [r for r in trail if r["kind"] == "access" and not r["allowed"]]
-    assert [r["who"] for r in refused] == ["slack:U3", "bob", "ada"]
+    assert [r["who"] for r in refused] == ["slack:U3", "slack:U3", "ada"]
     assert refused[0]["asked"] == "/runbook check-platform" and refused[2]["channel"] == "C2"
     assert (await place.stored()).freeze == () and await place.runs() == []
 

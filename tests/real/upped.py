@@ -57,10 +57,12 @@ def of_home(home: Path) -> dict[int, str]:
 class Upped:
     """One `runbooks up`."""
 
-    def __init__(self, home: Path, port: int, *more: str) -> None:
+    def __init__(
+        self, home: Path, port: int, *more: str, env: dict[str, str] | None = None
+    ) -> None:
         home.mkdir(parents=True, exist_ok=True)
         self.home, self.port = home, port
-        self.env = {**CLEAN, "RUNBOOKS_HOME": str(home), "COLUMNS": "200"}
+        self.env = {**CLEAN, **(env or {}), "RUNBOOKS_HOME": str(home), "COLUMNS": "200"}
         self._out = (home / "up.out").open("ab")
         self._from = self._out.tell()
         self.process = subprocess.Popen(
