@@ -13,8 +13,13 @@ _ENV = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _NAMED = re.compile(r"secret:([a-z0-9][a-z0-9-]*)")
 
 
+def is_reference(value: str) -> bool:
+    """Whether a text has the form of a reference."""
+    return bool(_ENV.fullmatch(value) or _NAMED.fullmatch(value))
+
+
 def _is_reference(value: str) -> str:
-    if not (_ENV.fullmatch(value) or _NAMED.fullmatch(value)):
+    if not is_reference(value):
         # The value itself is not repeated: it may be a real secret.
         raise ValueError(
             "must be a reference, not the secret itself: ${ENV_NAME} or secret:PREFECT-SECRET-NAME"

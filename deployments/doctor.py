@@ -106,6 +106,7 @@ def _of_stack(spec: "StackSpec", ref: str, with_server: bool) -> Iterator[tuple[
     from blocks.stack import is_file
     from blocks.target import target_of
     from deployments import doctor_prefect, doctor_servers, doctor_services
+    from deployments.doctor_gateway import gateway_lines
     from deployments.doctor_machine import journal_lines
 
     for name in spec.services:
@@ -128,6 +129,7 @@ def _of_stack(spec: "StackSpec", ref: str, with_server: bool) -> Iterator[tuple[
     if spec.slack:
         yield "slack", "token", partial(doctor_servers.slack_lines, spec.slack)
     yield "machine", "journal", partial(journal_lines, spec.name)
+    yield "gateway", "alerts and Slack", partial(gateway_lines, spec)
     if with_server:
         yield "prefect", "work pool", partial(doctor_prefect.pool_lines, spec)
         yield "prefect", "deployments", partial(doctor_prefect.deployment_lines, spec)

@@ -1,5 +1,7 @@
 """What `runbooks doctor` asks of the servers around: metrics, alerts, machines, TLS, Slack."""
 
+from typing import Any
+
 import httpx
 
 from blocks.alertmanager_server import AlertmanagerSpec, firing
@@ -7,7 +9,7 @@ from blocks.certificate import read_certificate
 from blocks.errors import RunbookError
 from blocks.gpu_host import GpuHostSpec, read_host
 from blocks.prometheus_server import PrometheusSpec, query
-from blocks.secret_ref import resolve
+from blocks.secret_ref import is_reference, resolve
 from blocks.slack_workspace import SlackSpec
 from blocks.stack import StackSpec
 from deployments.doctor_line import Line
@@ -106,13 +108,18 @@ async def slack_lines(slack: SlackSpec) -> list[Line]:
 def secrets_of(spec: StackSpec) -> dict[str, str]:
     """Every reference to a secret -> the first key of the inventory that names it."""
     found: dict[str, str] = {}
-    for name, service in spec.services.items():
-        if service.api_key:
-            found.setdefault(service.api_key, f"services.{name}.api_key")
-    for section in ("prometheus", "alertmanager", "slack"):
-        part = getattr(spec, section)
-        if part and part.token:
-            found.setdefault(part.token, f"{section}.token")
+
+    def walk(value: Any, path: tuple[str, ...]) -> None:
+        if isinstance(value, dict):
+            for key, part in value.items():
+                walk(part, (*path, str(key)))
+        elif isinstance(value, list):
+            for number, part in enumerate(value):
+                walk(part, (*path, str(number)))
+        elif isinstance(value, str) and is_reference(value):
+            found.setdefault(value, ".".join(path))
+
+    walk(spec.model_dump(mode="json"), ())
     return found
 
 
