@@ -101,6 +101,7 @@ class Job:
         except Exception:  # a Prefect that moved its internals costs time, never a run
             current = False
         if not current:
+            os.set_inheritable(self.line, True)  # its end is how the launcher knows of the run's
             os.execv(sys.executable, [sys.executable, *ENGINE])  # noqa: S606 - same run, fresh
         code: object = 1
         try:

@@ -299,3 +299,12 @@ def test_the_stamp_covers_every_package() -> None:
     stamp = code_stamp()
     for name in ("blocks/stack.py", "flows/decisions/plan.py", "tasks/", "deployments/zygote.py"):
         assert any(name in path for path, _, _ in stamp), name
+
+
+def test_a_fresh_interpreter_may_take_longer_than_the_launchers_patience(
+    site: Site, probe: Deployment
+) -> None:
+    out = site.out()
+    launcher = site.launch(probe.run(out, seconds=14), PREFECT_TASKS_DEFAULT_RETRIES="3")
+    assert launcher.wait(120) == 0
+    assert not said(out)["forked"]
