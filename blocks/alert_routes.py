@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from blocks.models import Frozen
+from blocks.regex_cost import MOST_TRIES, tries
 from blocks.secret_ref import SecretRef
 
 Severity = Literal["P0", "P1", "P2", "P3"]
@@ -34,13 +35,21 @@ class AlertRoute(Frozen):
         for label, wanted in value.items():
             if not wanted.startswith(REGEX):
                 continue
+            pattern = wanted.removeprefix(REGEX)
             try:
-                re.compile(wanted.removeprefix(REGEX))
+                re.compile(pattern)
+                dear = tries(pattern) > MOST_TRIES
             except (re.error, OverflowError, RecursionError) as e:
                 raise ValueError(
                     f"{label}: {wanted[:60]!r} is no regular expression ({e}); the rest after ~ is "
                     "read by Python's re, e.g. ~Vllm(Down|Slow)"
                 ) from None
+            if dear:
+                # It is matched where all alerts are worked: one label could hold up all of them.
+                raise ValueError(
+                    f"{label}: {wanted[:60]!r} could be tried in too many ways; put no repetition "
+                    "into a repetition, and use at most three of * and +"
+                )
         return value
 
     @field_validator("parameters")

@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -99,6 +100,17 @@ def sealed(kind: str, record: dict[str, Any], day: str, at: str, after: Link) ->
     if len(line) > MAX_LINE:
         raise Permanent(f"audit record {kind} has {len(line)} bytes; at most {MAX_LINE} fit")
     return Link(whole["seq"], whole["hash"]), line
+
+
+def unwritable(kind: str, record: dict[str, Any]) -> str:
+    """Why the trail cannot take a record, wherever it would stand; empty when it can."""
+    try:
+        sealed(
+            kind, record, "9999/99/99", f"{datetime.max.isoformat()}+00:00", Link(10**15, GENESIS)
+        )
+    except Permanent as e:
+        return str(e)
+    return ""
 
 
 def parsed(line: bytes) -> tuple[dict[str, Any], str]:

@@ -3,15 +3,20 @@
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
+from blocks.audit_chain import GENESIS, HEAD, Broken, Verified, read_bytes, read_head
+from blocks.audit_log import AuditLog, Snapshot
 from blocks.errors import Permanent
 from blocks.journal import home, write_atomically
 from blocks.models import Frozen
+
+EXPORTED = "export.json"
 
 
 class Exported(Frozen):
@@ -39,6 +44,50 @@ def save_exported(exported: Exported, folder: Path | None = None) -> None:
     write_atomically(_path(folder), exported.model_dump_json(indent=1))
 
 
+def prove(
+    log: AuditLog, each: Callable[[dict[str, Any]], None] | None = None
+) -> tuple[Snapshot, Verified]:
+    """Walk along the whole chain as it is now: it also has the record that the last export proved.
+
+    A trail that was removed, or written anew, has a chain of its own that is whole.
+
+    Args:
+        log: the trail; a copy of one too.
+        each: called with every record that fits.
+    """
+    made = read_exported(log.folder)  # first: an export at this moment only adds
+    there = [GENESIS] if made and not made.seq else []
+
+    def also(record: dict[str, Any]) -> None:
+        if made and record["seq"] == made.seq:
+            there.append(record["hash"])
+        if each:
+            each(record)
+
+    shot = log.snapshot()
+    found = log.verify(also, shot)
+    if made and not found.first_broken and made.hash not in there:
+        found = found.model_copy(update={"first_broken": _gone(made, bool(there))})
+    return shot, found
+
+
+def lost(log: AuditLog) -> str:
+    """Why the end of the trail is before what the last export proved; empty when it is not."""
+    made = read_exported(log.folder)
+    data = read_bytes(log.folder / HEAD)
+    head = read_head(data) if data else None
+    return str(_gone(made, False)) if made and (head.seq if head else 0) < made.seq else ""
+
+
+def _gone(made: Exported, other: bool) -> Broken:
+    what = "is another one now" if other else "is gone"
+    why = (
+        f"names record {made.seq} ({made.hash[:12]}), proved {made.at:%Y-%m-%d %H:%M} UTC, and it "
+        f"{what}: the trail was removed, or written anew"
+    )
+    return Broken(file=EXPORTED, line=1, why=why)
+
+
 @contextlib.contextmanager
 def exporting(folder: Path | None = None) -> Iterator[bool]:
     """Whether this is the only export of this machine; a kill gives it free.
@@ -64,4 +113,4 @@ def exporting(folder: Path | None = None) -> Iterator[bool]:
 
 
 def _path(folder: Path | None) -> Path:
-    return (folder or home() / "audit") / "export.json"
+    return (folder or home() / "audit") / EXPORTED

@@ -1,24 +1,30 @@
-"""The audit trail's copy in S3: written once, never overwritten, compared every time.
+"""The audit trail's copy in S3: written once, never overwritten, all of it compared every time.
 
 `PREFIX/YYYY/MM/DD.jsonl` is a day that is over (a later one has begun), `PREFIX/open/YYYY-MM-DD/
-SEQ-HASH.jsonl` the present day up to a record. Whoever writes the whole local trail anew cannot
-make these fit. Source: S3 API, PutObject `If-None-Match`, HeadObject `x-amz-checksum-mode`.
+SEQ-HASH.jsonl` the present day up to a record. Everything that is there binds this machine: each
+day to the file of it, each SEQ to its record's hash. So whoever removes the local trail, or writes
+it anew, cannot make it fit.
 """
 
 import asyncio
-import base64
 import hashlib
+import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from blocks.audit_chain import Verified, day_of
+from blocks.audit_bucket import Bucket, Piece
+from blocks.audit_chain import START, Verified, day_of, lines_of, parsed
 from blocks.audit_spec import S3Spec
 from blocks.audit_verify import Snapshot
-from blocks.errors import Permanent, RunbookError, Transient
+from blocks.errors import Transient
 from blocks.secret_ref import resolve
 
-BUSY = {429, 500, 502, 503, 504}
-TAKEN = {409, 412}
+_DAY_KEY = re.compile(r"(\d{4}/\d{2}/\d{2})\.jsonl")
+_OPEN_KEY = re.compile(r"open/\d{4}-\d{2}-\d{2}/(\d+)-([0-9a-f]{12,64})\.jsonl")
+_ADVICE = (
+    "one of the two was altered, or two machines share the prefix; keep both and compare; a trail "
+    "that is begun anew wants an audit.s3.prefix of its own; nothing was overwritten"
+)
 
 
 class Copied(NamedTuple):
@@ -26,20 +32,14 @@ class Copied(NamedTuple):
 
     new: int
     there: int
-    """Files that were there already, with the same content."""
-
-
-class _Piece(NamedTuple):
-    """The beginning of a file, which is what is copied of it."""
-
-    path: Path
-    size: int
-    key: str
-    sha256: bytes
+    """Files that were there already, and fit."""
+    altered: str = ""
+    """The first file there that does not fit what this machine has, and why; nothing was written
+    after it was found. Empty when all fit."""
 
 
 async def copy_trail(spec: S3Spec, shot: Snapshot, verified: Verified) -> Copied:
-    """Bring the copy up to date and compare every day of it. Twice changes nothing.
+    """Compare all that is there, then bring the copy up to date. Twice changes nothing.
 
     Args:
         spec: where to.
@@ -47,7 +47,7 @@ async def copy_trail(spec: S3Spec, shot: Snapshot, verified: Verified) -> Copied
         verified: what came of that; its last record names the present day's key.
 
     Raises:
-        Permanent: a day is there with another content; bucket or credentials are refused.
+        Permanent: bucket or credentials are refused.
         Transient: the server does not answer.
     """
     keys = None
@@ -58,146 +58,103 @@ async def copy_trail(spec: S3Spec, shot: Snapshot, verified: Verified) -> Copied
 
 
 def _copy(spec: S3Spec, keys: tuple[str, ...] | None, shot: Snapshot, verified: Verified) -> Copied:
-    store, new, there = _Store(spec, keys), 0, 0
-    for index, (path, size) in enumerate(shot.files):
-        key = f"{spec.prefix}/{day_of(path)}.jsonl"
-        if index == len(shot.files) - 1:  # a clock may be set back: it is over when a later began
-            day = day_of(path).replace("/", "-")
-            key = f"{spec.prefix}/open/{day}/{verified.seq:010d}-{verified.hash[:12]}.jsonl"
-        if store.keep(_Piece(path, size, key, _sha256(path, size))):
-            new += 1
-        else:
-            there += 1
-    return Copied(new, there)
+    bucket = Bucket(spec, keys)
+    there = [k for k in bucket.keys() if _ours(spec, k)]
+    if altered := _days_fault(bucket, there, shot) or _records_fault(bucket, there, shot):
+        return Copied(0, 0, altered)
+    new = 0
+    for key, path, size in _wanted(spec, shot, verified):
+        if key in there and _DAY_KEY.fullmatch(_own(spec, key)):
+            continue  # compared above
+        piece = Piece(path, size, key, _sha256(path, size))
+        wrote, altered = _keep(bucket, piece)
+        if altered:
+            return Copied(new, 0, altered)
+        new += wrote
+    return Copied(new, len(there))
 
 
-class _Store:
-    """One bucket."""
-
-    def __init__(self, spec: S3Spec, keys: tuple[str, ...] | None) -> None:
-        import boto3  # lazy: half a second, and few stacks have a bucket
-        from botocore.config import Config
-        from botocore.exceptions import BotoCoreError
-
-        self.spec, self.where = spec, spec.endpoint_url or "AWS"
-        access, secret = keys or (None, None)
-        try:
-            self.client: Any = boto3.client(
-                "s3",
-                endpoint_url=spec.endpoint_url,
-                region_name=spec.region,
-                aws_access_key_id=access,
-                aws_secret_access_key=secret,
-                config=Config(
-                    connect_timeout=spec.timeout_s,
-                    read_timeout=spec.timeout_s,
-                    retries={"mode": "standard", "max_attempts": 3},
-                    s3={"addressing_style": "path"} if spec.endpoint_url else None,
-                ),
-            )
-        except (BotoCoreError, ValueError) as e:
-            raise Permanent(f"S3 at {self.where}: {type(e).__name__}; correct audit.s3") from e
-
-    def keep(self, piece: _Piece) -> bool:
-        """Write it unless it is there; whether it was written.
-
-        Raises:
-            Permanent, Transient: as `copy_trail`.
-        """
-        if self._is_there(piece):
-            return False
-        wrote = self._put(piece)
-        if not self._is_there(piece):
-            raise Transient(f"{self._at(piece)} is not there after it was written; look at it")
-        return wrote
-
-    def _put(self, piece: _Piece) -> bool:
-        condition = {"IfNoneMatch": "*"}
-        while True:
-            try:
-                with piece.path.open("rb") as f:
-                    self.client.put_object(
-                        Bucket=self.spec.bucket,
-                        Key=piece.key,
-                        Body=f.read(piece.size),
-                        ContentType="application/x-ndjson",
-                        ChecksumSHA256=base64.b64encode(piece.sha256).decode(),
-                        Metadata={"sha256": piece.sha256.hex()},
-                        **condition,
-                    )
-                return True
-            except OSError as e:
-                raise Transient(f"{piece.path} cannot be read: {e.strerror}") from e
-            except Exception as e:
-                status, code = _answer(e)
-                if status in TAKEN:
-                    return False  # somebody else wrote it at this moment: it is compared next
-                if condition and (status == 501 or code == "NotImplemented"):
-                    condition = {}  # a weak S3: that it was not there was asked just before
-                    continue
-                raise self._error(e, status, code) from e
-
-    def _is_there(self, piece: _Piece) -> bool:
-        try:
-            head = self.client.head_object(
-                Bucket=self.spec.bucket, Key=piece.key, ChecksumMode="ENABLED"
-            )
-        except Exception as e:
-            status, code = _answer(e)
-            if status == 404 and code != "NoSuchBucket":
-                return False
-            raise self._error(e, status, code) from e
-        same = head["ContentLength"] == piece.size and self._sha256(head, piece) == piece.sha256
-        if not same:
-            raise Permanent(
-                f"{self._at(piece)} is there with another content than {piece.path.name} of this "
-                f"machine: one of the two was altered, or two machines share the prefix; compare "
-                f"them; nothing was overwritten"
-            )
-        return True
-
-    def _sha256(self, head: dict[str, Any], piece: _Piece) -> bytes:
-        """What the server computed; where it computes none, of what it gives back."""
-        if said := head.get("ChecksumSHA256"):
-            return base64.b64decode(said)
-        found = hashlib.sha256()
-        try:
-            body = self.client.get_object(Bucket=self.spec.bucket, Key=piece.key)["Body"]
-            for chunk in body.iter_chunks(1 << 20):
-                found.update(chunk)
-        except Exception as e:
-            raise self._error(e, *_answer(e)) from e
-        return found.digest()
-
-    def _at(self, piece: _Piece) -> str:
-        return f"s3://{self.spec.bucket}/{piece.key}"
-
-    def _error(self, error: Exception, status: int, code: str) -> RunbookError:
-        """By class and status only: an answer may name what is nobody's business."""
-        what = code or type(error).__name__
-        at = f"S3 at {self.where}, bucket {self.spec.bucket}: {what}"
-        if status in BUSY or (not status and "Credentials" not in what):
-            return Transient(f"{at}; is it up, and audit.s3 right?")
-        if status == 404:
-            return Permanent(f"{at}; make the bucket, or correct audit.s3.bucket")
-        return Permanent(f"{at}; correct the credentials of audit.s3, or what they may do")
+def _own(spec: S3Spec, key: str) -> str:
+    return key.removeprefix(f"{spec.prefix}/")
 
 
-def _answer(error: Exception) -> tuple[int, str]:
-    """Status and code of an answer; 0 and nothing when there was none.
+def _ours(spec: S3Spec, key: str) -> bool:
+    """Whether a trail wrote it: anything else there is nobody's claim."""
+    own = _own(spec, key)
+    return bool(_DAY_KEY.fullmatch(own) or _OPEN_KEY.fullmatch(own))
+
+
+def _wanted(spec: S3Spec, shot: Snapshot, verified: Verified) -> list[tuple[str, Path, int]]:
+    """Key, file and bytes of it, for every day."""
+    found = [(f"{spec.prefix}/{day_of(path)}.jsonl", path, size) for path, size in shot.files]
+    if found:  # a clock may be set back: a day is over when a later one began
+        _, path, size = found.pop()
+        size = _whole(path, size) if verified.torn else size
+        day = day_of(path).replace("/", "-")
+        key = f"{spec.prefix}/open/{day}/{verified.seq:010d}-{verified.hash}.jsonl"
+        found += [(key, path, size)] if size else []
+    return found
+
+
+def _days_fault(bucket: Bucket, there: list[str], shot: Snapshot) -> str:
+    """The first day there that this machine does not have, or not so; empty when all fit."""
+    local = {day_of(path): (path, size) for path, size in shot.files}
+    for key in there:
+        if not (found := _DAY_KEY.fullmatch(_own(bucket.spec, key))):
+            continue
+        if found[1] not in local:
+            return f"{bucket.at(key)} is there, and this machine has no such day: {_ADVICE}"
+        path, size = local[found[1]]
+        _, altered = _keep(bucket, Piece(path, size, key, _sha256(path, size)))
+        if altered:
+            return altered
+    return ""
+
+
+def _records_fault(bucket: Bucket, there: list[str], shot: Snapshot) -> str:
+    """The first `open/DAY/SEQ-HASH` whose record is another one here; empty when all fit.
+
+    The name is enough: a record's hash binds all before it.
+    """
+    found = [(k, m) for k in there if (m := _OPEN_KEY.fullmatch(_own(bucket.spec, k)))]
+    wanted = {int(m[1]) for _, m in found}
+    hashes = {START.seq: START.hash}
+    for path, size in shot.files if found else ():
+        for line in lines_of(path, size):
+            record, why = parsed(line)
+            if not why and record["seq"] in wanted:
+                hashes[record["seq"]] = record["hash"]
+    for key, match in found:
+        seq = int(match[1])
+        if not hashes.get(seq, "").startswith(match[2]):
+            said = "is another one" if seq in hashes else "is gone"
+            return f"{bucket.at(key)} is there, and record {seq} of this machine {said}: {_ADVICE}"
+    return ""
+
+
+def _keep(bucket: Bucket, piece: Piece) -> tuple[bool, str]:
+    """Write it unless it is there; whether it was written, and what is wrong with what is there.
 
     Raises:
-        Exception: it is no error of boto3.
+        Permanent, Transient: as `copy_trail`.
     """
-    from botocore.exceptions import BotoCoreError, ClientError
+    wrote, same = False, bucket.same(piece)
+    if same is None:
+        wrote = bucket.put(piece)
+        same = bucket.same(piece)  # somebody else may have written at this moment
+    if same is None:
+        raise Transient(f"{bucket.at(piece.key)} is not there after it was written; look at it")
+    return wrote, "" if same else _another(bucket, piece.key, piece.path)
 
-    if isinstance(error, ClientError):
-        said = error.response
-        status = said.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return int(status), str(said.get("Error", {}).get("Code", ""))[:60]
-    if isinstance(error, BotoCoreError):
-        return 0, ""
-    raise error
+
+def _another(bucket: Bucket, key: str, path: Path) -> str:
+    at = bucket.at(key)
+    return f"{at} is there with another content than {path.name} of this machine: {_ADVICE}"
+
+
+def _whole(path: Path, size: int) -> int:
+    """Bytes without a last line that was cut short: the next append moves that aside."""
+    return sum(len(line) for line in lines_of(path, size) if line.endswith(b"\n"))
 
 
 def _sha256(path: Path, size: int) -> bytes:

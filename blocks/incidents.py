@@ -4,20 +4,24 @@ Each fact is a Prefect Variable that is created once and never changed, so that 
 cannot lose each other's word: the server refuses the second of a name.
 """
 
+import hashlib
 import re
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
+from uuid import UUID
 
 from prefect import get_client
 from prefect.client.orchestration import PrefectClient
-from prefect.exceptions import PrefectHTTPStatusError
-from pydantic import AwareDatetime, Field, ValidationError
+from prefect.client.schemas.objects import StateType
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+from pydantic import AwareDatetime, BeforeValidator, Field, ValidationError
 
 from blocks.alert_routes import Severity
+from blocks.incident_fitting import cut_title, fitting
 from blocks.models import Frozen
 
 TAG, OPEN = "incident", "open"
-LONGEST = 5000
-"""Characters of a Variable's value (Prefect)."""
+PAGE = 200
+"""Variables that the server gives at once (Prefect)."""
 
 
 class Opened(Frozen):
@@ -27,7 +31,8 @@ class Opened(Frozen):
     stack: str
     service: str
     severity: Severity
-    title: str = Field(max_length=300)
+    title: Annotated[str, BeforeValidator(cut_title)]
+    """One line; over 300 characters it is cut: an alert's text must not stop an incident."""
     source: str
     """What opened it: alert, slack, cli, ui, schedule."""
     at: AwareDatetime
@@ -65,7 +70,7 @@ SUFFIX: dict[type[Frozen], str] = {Opened: "", Acknowledged: "_ack", Ended: "_en
 
 
 async def open_incident(opened: Opened) -> bool:
-    """Write its first fact; False when it exists already."""
+    """Write its first fact; False when it exists already. Texts that are too long are cut."""
     tags = [TAG, OPEN, f"stack:{opened.stack}", f"service:{opened.service}"]
     async with get_client() as client:
         return await _create(client, f"incident_{opened.id}", opened, tags)
@@ -89,32 +94,43 @@ async def read_incident(incident: str) -> Incident | None:
         return await _read(client, incident)
 
 
-async def open_incidents(stack: str, service: str = "") -> list[Incident]:
+async def open_incidents(stack: str = "", service: str = "") -> list[Incident]:
     """Incidents that have not ended, the oldest first.
 
     Args:
-        stack: of this stack only.
+        stack: of this stack only; empty: of all.
         service: of this service only; empty: of all.
     """
-    wanted = [OPEN, f"stack:{stack}", *([f"service:{service}"] if service else [])]
+    wanted = [OPEN, *([f"stack:{stack}"] if stack else [])]
+    wanted += [f"service:{service}"] if service else []
     async with get_client() as client:
-        body = {"variables": {"tags": {"all_": wanted}}, "limit": 200}
-        answer = await client._client.post("/variables/filter", json=body)
-        names = [str(v["name"]) for v in answer.json()]
+        names = list(await _tagged(client, wanted))
         ids = [n.removeprefix("incident_") for n in names if n.startswith("incident_")]
         found = [i for name in ids if (i := await _read(client, name)) and not i.ended]
     return sorted(found, key=lambda i: i.opened.at)
 
 
 async def _create(client: PrefectClient, name: str, fact: Frozen, tags: list[str]) -> bool:
-    value: Any = fact.model_dump(mode="json")
+    body = {"name": name, "value": fitting(fact), "tags": tags}
     try:
-        await client._client.post("/variables/", json={"name": name, "value": value, "tags": tags})
+        await client._client.post("/variables/", json=body)
     except PrefectHTTPStatusError as e:
         if e.response.status_code == 409:
             return False
         raise
     return True
+
+
+async def _tagged(client: PrefectClient, tags: list[str]) -> dict[str, Any]:
+    """Name -> value of all Variables with these tags."""
+    found: dict[str, Any] = {}
+    for offset in range(0, 100 * PAGE, PAGE):
+        wanted = {"variables": {"tags": {"all_": tags}}, "limit": PAGE, "offset": offset}
+        page = (await client._client.post("/variables/filter", json=wanted)).json()
+        found |= {str(v["name"]): v["value"] for v in page}
+        if len(page) < PAGE:
+            break
+    return found
 
 
 async def _read(client: PrefectClient, incident: str) -> Incident | None:
@@ -166,10 +182,27 @@ class Telling(Frozen):
 
 
 class Led(Frozen):
-    """One run escalates the incident, until it has ended."""
+    """One run escalates the incident, until it has ended or another one takes over."""
 
     run_id: str
     at: AwareDatetime
+    severity: Severity | None = None
+    round: int = Field(default=0, ge=0)
+    """How often the severity's path was gone through to its end before."""
+
+
+class Lead(Frozen):
+    """Who escalates an incident."""
+
+    turn: int
+    """The next one, from 0."""
+    runs: tuple[Led, ...] = ()
+    """That took it, one after the other; the last one has it."""
+
+
+def incident_of(run_id: str) -> str:
+    """Id of the incident that a run opens: the same run, started again, opens no second one."""
+    return hashlib.sha256(run_id.encode()).hexdigest()[:8]
 
 
 async def tell_once(incident: str, number: int, told: Told) -> bool:
@@ -206,13 +239,24 @@ async def lead(incident: str, turn: int, led: Led) -> bool:
     return await _written(incident, f"led_{turn}", led)
 
 
-async def read_lead(incident: str) -> tuple[int, Led | None]:
-    """The next turn, and the run that took the latest one; None: nobody did yet."""
+async def read_lead(incident: str) -> Lead:
+    """The next turn, and the runs that took the earlier ones."""
     found = await _written_facts(incident)
-    turns = [int(m[1]) for n in found if (m := re.fullmatch(r"led_(\d+)", n))]
-    if not turns:
-        return 0, None
-    return max(turns) + 1, _valid(found[f"led_{max(turns)}"], Led)
+    turns = sorted(int(m[1]) for n in found if (m := re.fullmatch(r"led_(\d+)", n)))
+    runs = [led for turn in turns if (led := _valid(found[f"led_{turn}"], Led))]
+    return Lead(turn=turns[-1] + 1 if turns else 0, runs=tuple(runs))
+
+
+async def read_fate(run_id: str) -> Literal["alive", "dead", "done"]:
+    """Whether a run goes on, died (killed, cancelled, deleted), or came to its own end."""
+    async with get_client() as client:
+        try:
+            state = (await client.read_flow_run(UUID(run_id))).state
+        except (ObjectNotFound, ValueError):
+            return "dead"
+    if state is None or not state.is_final():
+        return "alive"
+    return "dead" if state.type in (StateType.CRASHED, StateType.CANCELLED) else "done"
 
 
 async def _written(incident: str, name: str, fact: Frozen) -> bool:
@@ -223,11 +267,10 @@ async def _written(incident: str, name: str, fact: Frozen) -> bool:
 
 async def _written_facts(incident: str) -> dict[str, Any]:
     """Name without its prefix -> value."""
-    wanted = {"variables": {"tags": {"all_": [f"incident:{incident}"]}}, "limit": 200}
     async with get_client() as client:
-        answer = await client._client.post("/variables/filter", json=wanted)
+        found = await _tagged(client, [f"incident:{incident}"])
     prefix = f"incident_{incident}_"
-    return {str(v["name"]).removeprefix(prefix): v["value"] for v in answer.json()}
+    return {name.removeprefix(prefix): value for name, value in found.items()}
 
 
 def _valid(value: Any, kind: type[W]) -> W | None:

@@ -8,7 +8,7 @@ from prefect.blocks.core import Block
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import BlockDocumentCreate, BlockDocumentUpdate
 from prefect.client.schemas.objects import BlockDocument
-from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectHTTPStatusError
 from pydantic import ConfigDict, Field, ValidationError
 from pydantic_core import to_jsonable_python as jsonable
 
@@ -123,7 +123,10 @@ async def _save(client: PrefectClient, kind: type[Block], wanted: dict[str, Any]
     """
     if not wanted:
         return
-    await kind.aregister_type_and_schema(client=client)
+    try:
+        await kind.aregister_type_and_schema(client=client)
+    except ObjectAlreadyExists:  # another process registers it for the first time as well
+        await kind.aregister_type_and_schema(client=client)
     there = {d.name: d for d in await _documents(client, kind)}
     for name, fields in wanted.items():
         document = kind(**fields)._to_block_document(name=name)

@@ -1,5 +1,6 @@
 """Answers to the runs that wait for one, from the command line and from Slack."""
 
+import asyncio
 from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
@@ -16,6 +17,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.responses import SetStateStatus
 
+from blocks.audit_log import AuditLog
 from blocks.models import Frozen
 from flows.report import Source
 
@@ -93,6 +95,17 @@ async def answer(
         source: from where.
         digest: the plan that is meant; empty: the one it waits with now.
     """
+    given = await _answer(run_id, decision, actor, source, digest)
+    if source != "slack":  # its gateway records clicks and commands, refused ones too
+        record = {"run": run_id, "decision": decision, "actor": actor, "source": source}
+        what = {**record, "plan": digest, "status": given.status, "said": given.words[:300]}
+        await asyncio.to_thread(AuditLog().append, "approval", what)
+    return given
+
+
+async def _answer(
+    run_id: str, decision: Decision, actor: str, source: Source, digest: str
+) -> Answer:
     async with get_client() as client:
         run = await _read(client, run_id)
         if run is None:

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from blocks.errors import RunbookError
-from deployments import cli_approval, cli_inventory
+from deployments import cli_approval, cli_incident, cli_inventory
 from deployments.cli_audit import audit
 from deployments.cli_base import (
     JsonOption,
@@ -35,6 +35,7 @@ app = typer.Typer(
 )
 cli_inventory.add_to(app)
 cli_approval.add_to(app)
+cli_incident.add_to(app)
 app.add_typer(scenarios, name="scenario")
 app.add_typer(audit, name="audit")
 

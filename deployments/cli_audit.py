@@ -36,13 +36,13 @@ def show(
         fail(f"--format {as_format!r}: write one of {', '.join(FORMATS)}")
     from datetime import UTC, datetime
 
+    from blocks.audit_export import prove
     from blocks.audit_log import AuditLog
     from deployments.audit_text import write
     from flows.decisions.since import parse_since
 
     log, begin = AuditLog(), parse_since(since, datetime.now(UTC))
-    shot = log.snapshot()
-    verified = log.verify(shot=shot)
+    shot, verified = prove(log)
     if file is None:
         count = write(sys.stdout, log.records(shot), begin, as_format)
     else:
@@ -68,15 +68,15 @@ def verify(
 ) -> None:
     """Prove the whole chain: 0 when every record is what was written; 1 names the first that is not.
 
-    What it cannot prove: whoever may write to the folder may write all of it anew. The copy in S3
-    can, and every export compares it.
+    The record that the last export proved must be there too. What it cannot prove: whoever may
+    write to the folder may write all of it anew. The copy in S3 can, and every export compares it.
     """  # noqa: E501 - the first line is the command's help
-    from blocks.audit_export import read_exported
+    from blocks.audit_export import prove, read_exported
     from blocks.audit_log import AuditLog
 
     if folder and not folder.is_dir():
         fail(f"--folder {folder} is no folder; give that which holds the years")
-    verified = AuditLog(folder).verify()
+    _, verified = prove(AuditLog(folder))
     if as_json:
         out.print_json(verified.model_dump_json())
     if broken := verified.first_broken:
@@ -84,7 +84,7 @@ def verify(
     if as_json:
         return
     torn = "; a last line is being written, or was cut short by a kill" if verified.torn else ""
-    end = f", up to {verified.hash}" if verified.records else ""
+    end = f", up to {verified.hash}" if verified.records else ": there is nothing to prove"
     said = f"{verified.records} records in {verified.files} files are whole{end}{torn}"
     out.print(said, highlight=False, soft_wrap=True)
     if made := read_exported(folder):

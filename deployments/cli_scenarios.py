@@ -1,16 +1,20 @@
 """Commands on scenarios: failures the product claims to handle, played on the sandbox."""
 
+import contextlib
 import json
 import os
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from blocks.journal import home
 from deployments import connection
-from deployments.cli_base import JsonOption, out, plain, wait_for
+from deployments.cli_base import JsonOption, err, out, plain, wait_for
+
+if TYPE_CHECKING:
+    from deployments.scenarios import Scenario
 
 scenarios = typer.Typer(help="Failures the product claims to handle, played on the sandbox.")
 
@@ -26,7 +30,7 @@ def scenario_list(as_json: JsonOption = False) -> None:
         return
     table = Table("scenario", "what happens", "expected", box=None, header_style="bold")
     for s in found:
-        table.add_row(s.name, s.title, f"{s.expect.diagnosis or '-'} → {s.expect.verdict}")
+        table.add_row(s.name, s.title, f"{s.expect.diagnosis or '-'} → {s.expect.verdict or '-'}")
     out.print(table)
 
 
@@ -42,21 +46,32 @@ def scenario_play(
     # get in each other's way.
     os.environ["RUNBOOKS_HOME"] = str(home() / "plays")
     connection.use_this_process()
-    from deployments.scenarios import load_all, load_one, play
+    from deployments.scenarios import load_all, load_one
 
     chosen = load_all() if name == "all" else [load_one(name)]
+    sys.exit(1 if wait_for(_play(chosen, keep, as_json)) else 0)
+
+
+async def _play(chosen: list["Scenario"], keep: bool, as_json: bool) -> int:
+    """Play them one after the other; how many came out otherwise."""
+    from deployments.play_platform import whole
+    from deployments.scenarios import play
+
     failed = 0
-    for scenario in chosen:
-        result = wait_for(play(scenario, keep=keep))
-        failed += not result.ok
-        if as_json:
-            sys.stdout.write(result.model_dump_json(indent=2) + "\n")
-            continue
-        out.print(
-            f"{'[green]ok[/]  ' if result.ok else '[red]FAIL[/]'} {scenario.name}: "
-            f"{plain(result.report.headline)}",
-            highlight=False,
-        )
-        for problem in result.problems:
-            out.print(f"     {plain(problem)}", highlight=False)
-    sys.exit(1 if failed else 0)
+    async with contextlib.AsyncExitStack() as stack:
+        if any(scenario.steps for scenario in chosen):
+            await stack.enter_async_context(whole(lambda words: err.print(words, highlight=False)))
+        for scenario in chosen:
+            result = await play(scenario, keep=keep)
+            failed += not result.ok
+            if as_json:
+                sys.stdout.write(result.model_dump_json(indent=2) + "\n")
+                continue
+            out.print(
+                f"{'[green]ok[/]  ' if result.ok else '[red]FAIL[/]'} {scenario.name}: "
+                f"{plain(result.headline)}",
+                highlight=False,
+            )
+            for problem in result.problems:
+                out.print(f"     {plain(problem)}", highlight=False)
+    return failed

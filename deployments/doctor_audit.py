@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from blocks.audit_export import read_exported
+from blocks.audit_export import lost, read_exported
 from blocks.audit_log import AuditLog
 from blocks.errors import Transient
 from blocks.prefect_health import prefect_client
@@ -74,7 +74,7 @@ def _trail() -> list[Line]:
     log = AuditLog()
     if not log.folder.is_dir():
         return []
-    fault = log.fault()
+    fault = log.fault() or lost(log)
     fix = "runbooks audit verify"
     if fault:
         return [_line("audit trail", "fail", fault, fix)]

@@ -41,7 +41,8 @@ def _rows(stack: str) -> list[Row]:
     db = sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=10)
     try:
         db.row_factory = sqlite3.Row
-        return [row(r) for r in db.execute("SELECT * FROM alerts WHERE stack = ?", (stack,))]
+        sql = "SELECT * FROM alerts WHERE stack = ? ORDER BY id"
+        return [row(r) for r in db.execute(sql, (stack,))]
     finally:
         db.close()
 
@@ -124,9 +125,11 @@ class Outcome:
     def _missing(self, expect: Expectation, report: Report | None) -> list[str]:
         """Words that stand nowhere."""
         told = "\n".join(m.words for m in self.slack.messages())
-        said = [("message", (expect.message,), report.message if report else "")]
-        said += [("told", expect.came.told, told)]
-        said += [("notes", expect.came.notes, "\n".join(report.notes) if report else "")]
+        said: list[tuple[str, tuple[str, ...], str]] = [
+            ("message", (expect.message,), report.message if report else ""),
+            ("told", expect.came.told, told),
+            ("notes", expect.came.notes, "\n".join(report.notes) if report else ""),
+        ]
         for name, words in expect.came.answered.items():
             mine = [m.words for m in self.slack.ephemerals if m.user == SLACK_IDS[name]]
             said.append((f"answered {name}", words, "\n".join(mine)))

@@ -17,6 +17,7 @@ from deployments.up import Platform, Say
 
 PATIENCE_S = 120.0
 """How long anything may take that is waited for: a loaded machine is slow."""
+LOOK_S = 0.4
 ALERT_TOKEN = "SANDBOX_ALERT_TOKEN"  # noqa: S105 - the variable's name
 T = TypeVar("T")
 
@@ -45,7 +46,7 @@ async def whole(say: Say) -> AsyncIterator[None]:
 
 
 async def eventually(
-    what: str, look: Callable[[], Awaitable[T]], patience_s: float = PATIENCE_S
+    what: str, look: Callable[[], Awaitable[T | None]], patience_s: float = PATIENCE_S
 ) -> T:
     """Wait until a look finds something; what it found.
 
@@ -59,4 +60,4 @@ async def eventually(
                 return found
         if asyncio.get_running_loop().time() > until:
             raise Permanent(f"{what} did not come within {patience_s:g} s")
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(LOOK_S)

@@ -49,6 +49,8 @@ ROUTES = (
     {"match": {"alertname": "ServiceDown"}, "procedure": "remediate-outage"},
     {"match": {"alertname": "ServiceSlow"}, "procedure": "remediate-latency"},
 )
+TAPS = 3
+"""Of a person who is told that the Prefect server does not answer."""
 PEOPLE = {
     "members": {name: {"slack": user} for name, user in SLACK_IDS.items()},
     "roles": {"operator": ["ada"], "approver": ["bob", "dora"]},
@@ -131,8 +133,8 @@ class Play:
     async def leave(self) -> None:
         """Give the platform back: it goes on, and knows the stack no more."""
         self._release()
-        async with get_client() as client:
-            with contextlib.suppress(ObjectNotFound):
+        with contextlib.suppress(ObjectNotFound, TimeoutError):
+            async with asyncio.timeout(PATIENCE_S), get_client() as client:
                 slug = Stack.get_block_type_slug()
                 found = await client.read_block_document_by_name(self.spec.name, slug)
                 await client.delete_block_document(found.id)
@@ -152,8 +154,9 @@ class Play:
         elif step.edit:
             self._edit(step.edit)
         elif step.kill:
-            os.kill(self._up.children[step.kill], signal.SIGKILL)
-            self._held = 0
+            pid = self._up.children[step.kill]
+            os.kill(pid, signal.SIGKILL)
+            self._held = 0 if self._held == pid else self._held
         elif step.hold:
             self._held = self._up.children[step.hold]
             os.kill(self._held, signal.SIGSTOP)
@@ -254,9 +257,13 @@ class Play:
         card = await eventually(f"a button {step.button}", lambda: self._with(step.button))
 
         async def tap(name: Person) -> None:
-            before = self._heard(SLACK_IDS[name])
-            await self.slack.click(card, step.button, user=SLACK_IDS[name])
-            await self._answered(name, before)
+            for _ in range(TAPS):
+                before = self._heard(SLACK_IDS[name])
+                await self.slack.click(card, step.button, user=SLACK_IDS[name])
+                await self._answered(name, before)
+                said = [m for m in self.slack.ephemerals if m.user == SLACK_IDS[name]][-1]
+                if "Prefect server does not answer" not in said.words:
+                    return
 
         await asyncio.gather(*map(tap, names))
 

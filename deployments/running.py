@@ -92,6 +92,12 @@ class Request:
         """The same; whether the run waits for an approval, or is refused at once."""
         return replace(self, options=self.options.model_copy(update={"wait": wait}))
 
+    def tags(self) -> list[str]:
+        """What an operator finds the run by, from its very beginning."""
+        own = {"procedure": self.procedure, "actor": self.options.actor, "source": "cli"}
+        of = {"stack": self.stack, "service": self.service} if "*" not in self.stack else {}
+        return [f"{k}:{v}" for k, v in {**own, **of}.items() if v and v != "*"]
+
     def parameters(self, flow: Any, spec: StackSpec | None) -> dict[str, Any]:
         """The flow's parameters; a key it does not have is looked for in its nested models.
 
@@ -171,6 +177,7 @@ async def run_there(request: Request, console: Console) -> AnyReport:
             deployment.id,
             parameters=dumped,
             idempotency_key=str(uuid4()),
+            tags=request.tags(),
             # The queue of the worker on the host that can reach the service.
             work_queue_name=service.work_queue if service else None,
         )

@@ -48,16 +48,18 @@ class Step(Frozen):
     command: CommandStep | None = Field(default=None, description="[a slash command](#command)")
     click: ClickStep | None = Field(default=None, description="[a button](#click)")
     edit: dict[str, Any] = Field(default={}, description="numbers that somebody writes by hand")
-    kill: Literal["", "gateway", "server"] = Field(
-        default="", description="kill -9 of the gateway, or of the Prefect server"
+    kill: Literal["gateway", "server"] | None = Field(
+        default=None, description="kill -9 of the gateway, or of the Prefect server"
     )
-    hold: Literal["", "server"] = Field(
-        default="", description="the Prefect server does not answer, until `release` or its kill"
+    hold: Literal["server"] | None = Field(
+        default=None, description="the Prefect server does not answer, until `release` or its kill"
     )
-    release: Literal["", "server"] = Field(default="", description="it answers again")
-    slack: Literal["", "down", "up"] = Field(default="", description="Slack refuses connections")
-    wait: Literal["", "approval", "ended"] = Field(
-        default="", description="for a plan that waits for somebody; for the end of everything"
+    release: Literal["server"] | None = Field(default=None, description="it answers again")
+    slack: Literal["down", "up"] | None = Field(
+        default=None, description="Slack refuses connections"
+    )
+    wait: Wait | None = Field(
+        default=None, description="for a plan that waits for somebody; for the end of everything"
     )
 
     @model_validator(mode="after")

@@ -82,7 +82,9 @@ def _parameters(flow: Any, doc_of: str) -> str:
     for name, spec in schema["properties"].items():
         kind = flow.fn.__annotations__[name]
         if kind is Options:
-            rows.append("| `options` | [options](../lifecycle.md#options) | as there | how it runs |")
+            rows.append(
+                "| `options` | [options](../lifecycle.md#options) | as there | how it runs |"
+            )
         elif isinstance(kind, type) and issubclass(kind, BaseModel):
             inner = model_table(kind).splitlines()[2:]
             rows += [row.replace("| `", f"| `{name}.", 1) for row in inner]

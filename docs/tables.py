@@ -31,7 +31,7 @@ from blocks.gpu import Gpu
 from blocks.gpu_host import GpuHostSpec
 from blocks.ladder import Ladder
 from blocks.models import ServingConfig
-from blocks.people import ApprovalSpec, Member, PeopleSpec, Roles
+from blocks.people import ApprovalSpec, Member, PeopleSpec, ProcedureRoles, Roles
 from blocks.prometheus_server import PrometheusSpec
 from blocks.service import (
     ArgumentsSource,
@@ -51,6 +51,7 @@ from blocks.stack import StackSpec
 from blocks.windows import Window
 from deployments.sandbox.litellm_settings import ProxySettings
 from deployments.sandbox.vllm_settings import PRESETS, Settings
+from deployments.scenario_steps import AlertStep, Came, ClickStep, CommandStep, Step
 from deployments.scenarios import Expectation, Platform, Proxy, Scenario, Trigger, load_all
 from docs.words import MEANINGS, SETTINGS
 from flows.decisions.diagnosis_advice import ADVICE, DEFINITIONS, REMEDIES
@@ -103,6 +104,7 @@ _SECTIONS: dict[Any, str] = {
     PeopleSpec: "[people](#people)",
     Member: "[member](#people)",
     Roles: "[roles](#people)",
+    ProcedureRoles: "[roles](#people)",
     ApprovalSpec: "[approval](#approval)",
     DeadMan: "[pings](#dead_man)",
     EscalationSpec: "[escalation](#escalation)",
@@ -115,6 +117,11 @@ _SECTIONS: dict[Any, str] = {
     Platform: "[platform](#platform)",
     Trigger: "[trigger](#trigger)",
     Expectation: "[expectation](#expect)",
+    Came: "[came](#came)",
+    Step: "[step](#steps)",
+    AlertStep: "[alert](#alert)",
+    CommandStep: "[command](#command)",
+    ClickStep: "[click](#click)",
 }
 _WORDS = {str: "text", int: "whole number", float: "number", bool: "true or false", Any: "any"}
 
@@ -208,7 +215,8 @@ def scenarios_table() -> str:
     for s in load_all():
         named = f"`{s.expect.diagnosis}`" if s.expect.diagnosis else "–"
         blocked = f" ({s.expect.blocked_by})" if s.expect.blocked_by else ""
-        rows.append(f"| `{s.name}` | {line(s.title)} | {named} | {s.expect.verdict}{blocked} |")
+        verdict = f"{s.expect.verdict or '–'}{blocked}"
+        rows.append(f"| `{s.name}` | {line(s.title)} | {named} | {verdict} |")
     return "\n".join(rows)
 
 
@@ -271,6 +279,11 @@ TABLES: dict[str, Callable[[], str]] = {
             "platform": Platform,
             "trigger": Trigger,
             "expectation": Expectation,
+            "came": Came,
+            "step": Step,
+            "alert step": AlertStep,
+            "command step": CommandStep,
+            "click step": ClickStep,
         }.items()
     },
     "labels": labels_table,

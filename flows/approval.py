@@ -11,6 +11,7 @@ import time
 from typing import Any, Literal
 from uuid import UUID
 
+import httpx
 from prefect import get_client
 from prefect.client.schemas.responses import SetStateStatus
 from prefect.flow_runs import apause_flow_run
@@ -40,7 +41,7 @@ class Approval(RunInput):
     decision: Literal["approve", "reject"] = Field(default="approve")
     digest: str = Field(description="The plan that is meant; of another one nothing is done.")
     actor: str = Field(default="", description="Your name, for the record.")
-    source: Source = Field(default="ui", description="Where it is said.")
+    source: Source = Field(default="ui", description="Where it is said; leave it as it is.")
     comment: str = Field(default="", max_length=500, description="For the record.")
 
 
@@ -121,6 +122,9 @@ async def _pause(key: str, plan: Plan, left_s: float) -> Approval | None:
             )
     except TimeoutError:
         return await _expired(key, plan.digest)
+    except httpx.HTTPError as e:  # the server is away for longer than Prefect asks it
+        get_run_logger().warning("the wait ended: no server (%s)", type(e).__name__)
+        return await _expired(key, plan.digest)
 
 
 async def _expired(key: str, digest: str) -> Approval | None:
@@ -128,11 +132,11 @@ async def _expired(key: str, digest: str) -> Approval | None:
     from prefect.runtime import flow_run
 
     nobody: dict[str, Any] = {"decision": "reject", "digest": digest, "comment": "expired"}
-    async with get_client() as client:
-        done = await client.resume_flow_run(UUID(str(flow_run.id)), nobody)
-    if done.status == SetStateStatus.ACCEPT:
-        return None
     try:
+        async with get_client() as client:
+            done = await client.resume_flow_run(UUID(str(flow_run.id)), nobody)
+        if done.status == SetStateStatus.ACCEPT:
+            return None
         return await Approval.aload(keyset_from_base_key(f"paused-{key}"))
     except Exception:  # noqa: BLE001 - it never got to pause: no answer can have come
         return None

@@ -4,7 +4,6 @@ Handbooks: 001 "On-Call Responsibilities" (rotation, matrix, checklists), 002 "S
 """
 
 import asyncio
-import hashlib
 import re
 import time
 from collections.abc import Sequence
@@ -18,12 +17,12 @@ from pydantic import Field
 
 from blocks.alert_routes import Severity
 from blocks.errors import Permanent, RunbookError, Unsafe
-from blocks.incidents import Incident, Led, Opened, lead, open_incident, read_incident, read_lead
-from blocks.prefect_health import read_ends
+from blocks.incidents import Incident, Opened, incident_of, open_incident, read_incident
 from blocks.stack import StackSpec
 from blocks.stack_blocks import load_stack
 from flows.decisions.escalation import Step, due
 from flows.decisions.words import span
+from flows.escalation_lead import take
 from flows.escalation_record import draft_report, publish, recall, refresh, tick, watch
 from flows.escalation_slack import shout, show_checklist
 from flows.escalation_state import PROCEDURE, Escalation
@@ -102,7 +101,7 @@ async def _begin(
             f"options.incident {options.incident[:40]!r} is no incident's id: 8 hex digits, or "
             "nothing to open a new one"
         )
-    known = options.incident or hashlib.sha256(run_id.encode()).hexdigest()[:8]
+    known = options.incident or incident_of(run_id)
     opened = Opened(
         id=known,
         stack=spec.name,
@@ -142,7 +141,7 @@ async def _escalate(run: Escalation) -> Report:
     """Tell, wait, and tell the next one, until it is over or nobody is left."""
     _ = run.row  # an inventory without this severity is an error before anybody is told
     try:
-        await _take(run)
+        await take(run)
         await recall(run)
     except Unsafe:
         raise
@@ -151,6 +150,8 @@ async def _escalate(run: Escalation) -> Report:
     # Acknowledged and ended are facts on the server: nothing here could be waited for.
     while (report := await _look_and_tell(run)) is None:  # noqa: ASYNC110
         await asyncio.sleep(_pause(run))
+    if run.taken_by:
+        return report
     if report.verdict not in ("passed", "inconclusive"):
         run.note(await attempted("the call to everybody", lambda: shout(run, report)))
     await draft_report(run)
@@ -162,6 +163,9 @@ async def _look_and_tell(run: Escalation) -> Report | None:
     """One round; the report once there is nothing left to wait for."""
     await refresh(run)
     ack, ended = run.incident.acknowledged, run.incident.ended
+    if led := run.taken_by:
+        words = f"run {led.run_id[:8]} escalates it now, as {led.severity or 'before'}"
+        return run.report("blocked", words, blocked_by="locked", next_step="look at that run")
     if not ended:
         at = ack.at if ack else None
         # Told one by one: a step that nobody could be reached by makes the next one due.
@@ -182,27 +186,6 @@ def _next(run: Escalation, steps: Sequence[Step]) -> Step | None:
     if step:
         run.done.add(step.number)
     return step
-
-
-async def _take(run: Escalation) -> None:
-    """Become the one run that escalates this incident; a run that has ended is followed.
-
-    Raises:
-        Unsafe: `locked`, another run does it, and has not ended.
-    """
-    led = Led(run_id=run.run_id, at=datetime.now(UTC))
-    while True:
-        turn, latest = await read_lead(run.opened.id)
-        if latest and latest.run_id == run.run_id:
-            return
-        if latest:
-            ends = await read_ends({latest.run_id})
-            if latest.run_id in ends and ends[latest.run_id] is None:
-                who = f"run {latest.run_id[:8]}"
-                raise Unsafe("locked", f"already being escalated by {who}: {run.opened.id}")
-            run.note(f"continues where run {latest.run_id[:8]} ended")
-        if await lead(run.opened.id, turn, led):
-            return
 
 
 def _pause(run: Escalation) -> float:
@@ -264,7 +247,7 @@ def _still_watched(run: Escalation) -> bool:
 
 def _nobody(run: Escalation) -> Report:
     """Nobody acknowledged: the loudest there is."""
-    reached = [t.told for t in run.told.values() if t.heard and t.heard.sent]
+    reached = [t.told for t in run.mine.values() if t.heard and t.heard.sent]
     next_step = f"act now: call people, and acknowledge: /runbook ack {run.opened.id}"
     what = f"{run.severity} {run.opened.title}"
     if not run.done:

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from blocks.errors import RunbookError
 from blocks.incident_runs import IncidentRun, read_incident_runs
-from blocks.incidents import read_incident, read_told
+from blocks.incidents import read_incident, read_lead, read_told
 from blocks.journal import home, write_atomically
 from blocks.target import runtime_of, target_of
 from flows.decisions.checklist import Seen
@@ -32,6 +32,7 @@ async def refresh(run: Escalation) -> None:
             runs = await read_incident_runs(
                 run.opened.id, run.opened.stack, run.service, run.opened.at, leave=PROCEDURE
             )
+            leading = (await read_lead(run.opened.id)).runs
     except Exception as e:  # noqa: BLE001 - the path goes on whatever the server does
         words = f"the facts could not be read for a while ({type(e).__name__})"
         get_run_logger().warning(words)
@@ -39,6 +40,9 @@ async def refresh(run: Escalation) -> None:
         return
     run.incident = found or run.incident
     run.actions = tuple(map(action_of, runs))
+    # Not where this run could write no turn of its own: then the last one may be dead.
+    if any(led.run_id == run.run_id for led in leading) and leading[-1].run_id != run.run_id:
+        run.taken_by = leading[-1]
 
 
 async def recall(run: Escalation) -> None:

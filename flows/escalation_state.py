@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from blocks.alert_routes import Severity
 from blocks.errors import GuardReason, Permanent
 from blocks.escalation import EscalationSpec, SeveritySpec, Tick
-from blocks.incidents import Incident, Opened, Telling
+from blocks.incidents import Incident, Led, Opened, Telling
 from blocks.journal import Verdict
 from blocks.stack import StackSpec
 from flows.decisions.checklist import Box, Seen, boxes
@@ -36,6 +36,12 @@ class Escalation:
     watch_s: float = 0
     began: float = field(default_factory=time.monotonic)
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    called_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    """When people were called first: their time to answer counts from it, not from the opening."""
+    round: int = 0
+    """How often the path was gone through before, and nobody had answered."""
+    taken_by: Led | None = None
+    """Another run that escalates the incident now."""
     told: dict[int, Telling] = field(default_factory=dict)
     seen: dict[Tick, Seen] = field(default_factory=dict)
     actions: tuple[Action, ...] = ()
@@ -87,7 +93,7 @@ class Escalation:
     @property
     def planned(self) -> Course:
         """Whom to tell when, as long as nobody acknowledges. Raises Permanent as `row`."""
-        found = course(self.matrix, self.spec.timezone, self.severity, self.opened.at)
+        found = course(self.matrix, self.spec.timezone, self.severity, self.called_at)
         if found is None:
             raise Permanent(f"escalation.severities has no {self.severity}")
         return found
@@ -97,7 +103,7 @@ class Escalation:
         """How long this run may last, s: as asked, or from the severity."""
         if self.watch_s:
             return self.watch_s
-        path_s = (self.planned.exhausted_at - self.opened.at).total_seconds()
+        path_s = (self.planned.exhausted_at - self.called_at).total_seconds()
         resolve_s = 60 * (self.row.resolve_min or RESOLVE_MIN)
         return min(LONGEST_S, path_s + resolve_s + 120 * self.row.watch_min)
 
@@ -106,13 +112,32 @@ class Escalation:
         """The severity's list with what was seen done."""
         return boxes(self.row, self.seen)
 
+    def number(self, step: int, way: int) -> int:
+        """Of an entry: the same in every run that goes on with this round of this severity.
+
+        Args:
+            step: place in the path, from 0.
+            way: place in the severity's ways, from 0.
+        """
+        return self._base + step * WAYS + way
+
+    @property
+    def mine(self) -> dict[int, Telling]:
+        """Who was told in this round, at this severity."""
+        return {n: t for n, t in self.told.items() if self._base <= n < self._base + ROUND}
+
     @property
     def unreached(self) -> set[int]:
         """Steps of which every way failed."""
         outcomes: dict[int, list[bool]] = {}
-        for number, one in self.told.items():
-            outcomes.setdefault(number // WAYS, []).append(bool(one.heard and not one.heard.sent))
+        for number, one in self.mine.items():
+            step = (number - self._base) // WAYS
+            outcomes.setdefault(step, []).append(bool(one.heard and not one.heard.sent))
         return {step for step, failed in outcomes.items() if all(failed)}
+
+    @property
+    def _base(self) -> int:
+        return (4 * self.round + int(self.severity[1])) * ROUND
 
     def note(self, words: str) -> None:
         """Keep a note, once."""
@@ -147,4 +172,6 @@ class Escalation:
 
 
 WAYS = 20
-"""Ways a severity may have at most: entry `step * WAYS + way` is the same in every run."""
+"""Ways a severity may have at most."""
+ROUND = 10_000
+"""Numbers of one round of one severity: a path is never that long."""

@@ -12,9 +12,10 @@ from blocks.incidents import Heard, Telling, Told, heard, read_told, tell_once
 from blocks.pagerduty import Action, Page
 from blocks.people import Member
 from flows.decisions.escalation import Step
+from flows.decisions.incident_report import harmless, harmless_url
 from flows.decisions.words import span
 from flows.escalation_slack import call
-from flows.escalation_state import WAYS, Escalation
+from flows.escalation_state import Escalation
 from tasks.records import RECORD_S, attempted
 from tasks.telling import send_notice, send_page
 
@@ -26,7 +27,7 @@ async def tell(run: Escalation, step: Step) -> None:
         return
     via = run.row.via
     await asyncio.gather(
-        *(_tell(run, step, step.number * WAYS + via.index(way), way) for way in step.ways)
+        *(_tell(run, step, run.number(step.number, via.index(way)), way) for way in step.ways)
     )
 
 
@@ -91,14 +92,16 @@ def page_of(run: Escalation, step: Step | None = None) -> Page:
 
 
 def words_of(run: Escalation, step: Step) -> tuple[str, str]:
-    """Title and text of a message to one person."""
+    """Title and text of a message to one person; what an alert says is text and nothing else."""
     opened, row = run.opened, run.row
+    said = {k: opened.alert.get(k, "") for k in ("summary", "url")}
     lines = [
         f"{step.person}: you are told as {step.role}.",
-        f"{opened.title}",
+        harmless(opened.title),
         row.meaning,
         f"Opened {opened.at:%Y-%m-%d %H:%M} UTC, from {opened.source}.",
-        *(f"{k}: {v}" for k, v in opened.alert.items() if k in ("summary", "url")),
+        f"summary: {harmless(said['summary'])}" if said["summary"] else "",
+        f"url: {url}" if (url := harmless_url(said["url"])) else "",
         f"Answer {answer_in(run)}; {_how(run)}. Else the next one is told.",
     ]
     title = f"{run.severity} {opened.stack}/{run.service}: incident {opened.id}"

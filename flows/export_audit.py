@@ -10,6 +10,7 @@ from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
+from blocks.audit_chain import unwritable
 from blocks.audit_export import Exported, exporting, save_exported
 from blocks.audit_log import AuditLog, Broken, Snapshot, Verified
 from blocks.audit_models import EndedRun
@@ -48,7 +49,7 @@ async def export_audit(
 
     Args:
         stack: Whose copies (audit.s3) are brought up to date, or * for every registered stack's. The trail itself has the runs of all.
-        since: From when on ended runs are read again, e.g. 30d or 2026-11-21. Empty: from two days before the last one that the trail has.
+        since: From when on ended runs are read again, e.g. 30d or 2026-11-21, where that is further back than two days before the last one that the trail has.
         options: Actor and source; a dry run reads and proves, and adds and copies nothing.
     """  # noqa: E501 - a parameter's line is its help in the UI
     if "auto-scheduled" in (flow_run.tags or ()):
@@ -93,7 +94,7 @@ class _Export:
     """One export, as it goes."""
 
     def __init__(self, stack: str, begin: datetime | None, options: Options) -> None:
-        self.stack, self.begin, self.options = stack, begin, options
+        self.stack, self.options = stack, options
         self.run_id, self.began = str(flow_run.id), datetime.now(UTC)
         self.started = time.monotonic()
         self.specs: list[StackSpec] = []
@@ -132,7 +133,7 @@ class _Export:
         _, before = await verify_trail(self.known.add)
         if before.first_broken:
             return "failed", _broken(before.first_broken, "nothing was added")
-        begin = self.begin or (datetime.fromisoformat(b) if (b := self.known.begin()) else FIRST)
+        begin = datetime.fromisoformat(b) if (b := self.known.begin()) else FIRST
         end = self.began + timedelta(days=1)  # by the server's clock, whatever ours says
         dry_run = self.options.dry_run
         added, unknown = await add_runs(begin, end, self._wanted, self._make, dry_run)
@@ -144,7 +145,9 @@ class _Export:
         if after.first_broken:
             return "failed", _broken(after.first_broken, said)
         said += f"; {after.records} records verified up to {after.hash[:12]}"
-        copied = await self._copy(shot, after)
+        copied, altered = await self._copy(shot, after)
+        if altered:
+            return "failed", f"{said}; the copy is another one: {altered}"
         if unread or copied is None:
             return "error", f"{said}; not every copy is up to date"
         made = Exported(
@@ -165,19 +168,26 @@ class _Export:
         except Exception as e:  # noqa: BLE001 - one odd run must not hold up all after it
             get_run_logger().exception("the data of run %s cannot be read", run.id)
             record = bare(run, f"its data could not be read: {type(e).__name__}")
+        if why := unwritable("run", record):
+            get_run_logger().error("run %s: %s", run.id, why)
+            record = bare(run, why)
         return None if self.known.has(record) else record
 
-    async def _copy(self, shot: Snapshot, verified: Verified) -> tuple[str, ...] | None:
-        """Where copies are now; None when one could not be made."""
+    async def _copy(self, shot: Snapshot, verified: Verified) -> tuple[tuple[str, ...] | None, str]:
+        """Where copies are now, None when one could not be made; and what does not fit in one."""
         wanted = {s.audit.s3.model_dump_json(): s.audit.s3 for s in self.specs if s.audit.s3}
-        done = list[str]()
+        done, altered = list[str](), ""
         for spec in wanted.values():
             try:
-                self.notes.append("copy in " + await copy_trail(spec, shot, verified))
-                done.append(_name(spec))
+                made = await copy_trail(spec, shot, verified)
             except RunbookError as e:
                 self.notes.append(f"copy in {_name(spec)}: {e}")
-        return tuple(done) if len(done) == len(wanted) else None
+                continue
+            altered = altered or made.altered
+            said = made.altered or f"{made.new} written, {made.there} compared"
+            self.notes.append(f"copy in {_name(spec)}: {said}")
+            done.append(_name(spec))
+        return tuple(done) if len(done) == len(wanted) else None, altered
 
 
 def _name(spec: S3Spec) -> str:

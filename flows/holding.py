@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from uuid import UUID
 
+from prefect import get_client
 from prefect.client.schemas.objects import ConcurrencyLeaseHolder
 from prefect.concurrency.asyncio import (
     AcquireConcurrencySlotTimeoutError,
@@ -28,6 +29,8 @@ LEASE_S = 60
 """How long a killed holder keeps its slot, s (Prefect's least); the sweep adds up to 2 s."""
 
 RELEASE_S = 10
+TRIES = 5
+"""Of a slot that is free, on a server that is too busy to give it."""
 
 
 @asynccontextmanager
@@ -42,26 +45,7 @@ async def holding(run: Run) -> AsyncIterator[None]:
     """
     name = lock_name(run.target.stack, run.target.name)
     with run.journal.held(), sigterm_cancels():
-        try:
-            # A renewal that fails must not cancel a half-done act: the flock and the
-            # runtime's own exclusivity still hold while the server is away.
-            slot = concurrency(
-                name,
-                timeout_seconds=6,  # a busy server (SQLite) takes seconds to answer
-                lease_duration=LEASE_S,
-                strict=True,
-                # Its name on the lease: the sweep frees what an ended run still holds.
-                holder=ConcurrencyLeaseHolder(type="flow_run", id=UUID(run.run_id)),
-                raise_on_lease_renewal_failure=False,
-            )
-            await slot.__aenter__()
-        except (AcquireConcurrencySlotTimeoutError, TimeoutError) as e:
-            raise Unsafe(
-                "locked",
-                f"another run holds {name}; a killed run's lock frees itself within a minute",
-            ) from e
-        except ConcurrencySlotAcquisitionError as e:
-            raise Permanent(f"the lock {name} cannot be taken: {e}; run: runbooks apply") from e
+        slot = await _acquired(run, name)
         try:
             await _reconcile(run)
             yield
@@ -72,6 +56,46 @@ async def holding(run: Run) -> AsyncIterator[None]:
                     await slot.__aexit__(None, None, None)
             except Exception as e:  # noqa: BLE001 - its lease frees it; the verdict stands
                 get_run_logger().warning("the lock %s frees itself: %s", name, type(e).__name__)
+
+
+async def _acquired(run: Run, name: str) -> AbstractAsyncContextManager[None]:
+    """The slot, held; a server that is too busy to answer is asked again, for it is not held."""
+    for left in reversed(range(TRIES)):
+        # A renewal that fails must not cancel a half-done act: the flock and the runtime's own
+        # exclusivity still hold while the server is away.
+        slot = concurrency(
+            name,
+            timeout_seconds=6,  # a busy server (SQLite) takes seconds to answer
+            lease_duration=LEASE_S,
+            strict=True,
+            # Its name on the lease: the sweep frees what an ended run still holds.
+            holder=ConcurrencyLeaseHolder(type="flow_run", id=UUID(run.run_id)),
+            raise_on_lease_renewal_failure=False,
+        )
+        try:
+            await slot.__aenter__()
+            break
+        except (AcquireConcurrencySlotTimeoutError, TimeoutError) as e:
+            if left and await _is_free(name):
+                get_run_logger().warning("the lock %s is free, and the server is slow", name)
+                continue
+            raise Unsafe(
+                "locked",
+                f"another run holds {name}; a killed run's lock frees itself within a minute",
+            ) from e
+        except ConcurrencySlotAcquisitionError as e:
+            raise Permanent(f"the lock {name} cannot be taken: {e}; run: runbooks apply") from e
+    return slot
+
+
+async def _is_free(name: str) -> bool:
+    """Whether nobody holds the slot; False where that cannot be known."""
+    try:
+        async with asyncio.timeout(RELEASE_S), get_client() as client:
+            limit = await client.read_global_concurrency_limit_by_name(name)
+    except Exception:  # noqa: BLE001 - then it counts as held, and nothing is touched
+        return False
+    return limit.active_slots < limit.limit
 
 
 async def _reconcile(run: Run) -> None:

@@ -42,6 +42,12 @@ def _own_approval(run: Run, plan: Plan) -> None:
         raise Unsafe("not-authorised", f"the approval given with the run does not count: {why}")
 
 
+def _approval(run: Run, plan: Plan) -> str:
+    """What is approved; an approval that was given meanwhile binds no step that needs none."""
+    auto = run.target.service.policy.autonomy_of(plan.procedure) == "auto"
+    return "" if auto and run.approver else run.options.approval
+
+
 class NeedsApproval(Unsafe):
     """Nothing speaks against a plan but that nobody approved it."""
 
@@ -63,7 +69,7 @@ def guarded(run: Run, plan: Plan, *, needs_window: bool = False) -> None:
         Intent(
             actor=run.options.actor,
             autonomy=policy.autonomy_of(plan.procedure),
-            approval=run.options.approval,
+            approval=_approval(run, plan),
             plan_digest=plan.digest,
             expected_duration_s=policy.start_timeout_s + policy.stabilisation_s,
             needs_window=needs_window,

@@ -26,8 +26,10 @@ from flows.run import Run
 Body = Callable[[Run], Awaitable[Report]]
 
 
-async def perform(procedure: str, stack: str, service: str, options: Options, body: Body) -> Report:
-    """Run `body` on one service and record whatever comes of it.
+async def perform(
+    procedure: str, stack: str, service: str, options: Options, body: Body, *, call: bool = True
+) -> Report:
+    """Run `body` on one service and record whatever comes of it; call people where it is lost.
 
     A refusal becomes `blocked` with its reason, a failure to act `error`; only an unknown
     stack or service raises. A record that cannot be published never changes the verdict.
@@ -37,21 +39,18 @@ async def perform(procedure: str, stack: str, service: str, options: Options, bo
     if "auto-scheduled" in (flow_run.tags or ()):
         options = options.model_copy(update={"source": "schedule", "actor": "schedule"})
     run = Run(procedure, target, options, run_id=str(flow_run.id), spec=spec)
-    labels = [f"stack:{target.stack}", f"service:{target.name}"]
-    # Beside the work: at three in the morning an act must not wait for a label.
-    tagging = asyncio.create_task(tag(procedure, options, *labels))
-    report = await _outcome(run, body, tagging)
+    await tag(procedure, options, f"stack:{target.stack}", f"service:{target.name}")
+    report = await _outcome(run, body)
     level = get_run_logger().info if report.verdict in ("passed", "planned") else None
     (level or get_run_logger().warning)(report.headline)
-    await tagging
-    return await publish(await call_people(run, report), run)
+    return await publish(await call_people(run, report) if call else report, run)
 
 
-async def _outcome(run: Run, body: Body, tagging: asyncio.Task[None]) -> Report:
+async def _outcome(run: Run, body: Body) -> Report:
     """Whatever comes of the body, as a report."""
     asks = run.target.service.policy.autonomy_of(run.procedure) == "approve"
     try:
-        report = await _approved(run, body, tagging)
+        report = await _approved(run, body)
         if asks and run.plan and report.verdict == "planned":
             return report.model_copy(update={"next_step": _how(run.plan)})
         return report
@@ -69,7 +68,7 @@ async def _outcome(run: Run, body: Body, tagging: asyncio.Task[None]) -> Report:
         raise
 
 
-async def _approved(run: Run, body: Body, tagging: asyncio.Task[None]) -> Report:
+async def _approved(run: Run, body: Body) -> Report:
     """The body, begun anew after each approval that it turned out to need."""
     while True:
         try:
@@ -78,17 +77,24 @@ async def _approved(run: Run, body: Body, tagging: asyncio.Task[None]) -> Report
             if not waits(run, e):
                 raise
             run.plan = e.plan
-            await tagging  # who may answer finds it by its labels
             wait_s = run.spec.approval.timeout_s
             # Beside the pause: a click must find the run waiting, and Slack may be away.
             telling = asyncio.create_task(run.teller.ask(e.plan, wait_s, **run.shown()))
             try:
                 await ask(run, e.plan)
             finally:
-                run.notes += filter(None, [await telling])
+                run.notes += filter(None, [await _told(telling)])
             run.teller.say(
                 f"approved by {run.approver}; looking at it again", approver=run.approver
             )
+
+
+async def _told(telling: asyncio.Task[str]) -> str:
+    """What went wrong with the telling; an answer from elsewhere does not wait for Slack."""
+    try:
+        return await asyncio.wait_for(telling, 2)
+    except TimeoutError:
+        return "Slack was not told of the plan in time"
 
 
 def _how(plan: Plan) -> str:
@@ -133,10 +139,16 @@ def state_of(report: R) -> State[R]:
 
 
 async def tag(procedure: str, options: Options, *more: str) -> None:
-    """Tags an operator filters by; a server that does not take them changes nothing."""
+    """Tags an operator filters by; a server that does not take them changes nothing.
+
+    Who starts a run gives it these tags already: then nothing is asked or written here, for at
+    three in the morning an act must not wait for a label.
+    """
     actor, source = options.actor or "unknown", options.source
     tags = {f"procedure:{procedure}", f"actor:{actor}", f"source:{source}", *more}
     tags |= {f"incident:{options.incident}"} if options.incident else set()
+    if tags <= set(flow_run.tags or ()):
+        return
     try:
         async with get_client() as client:
             # Read anew: an earlier part of this run may have added its own.

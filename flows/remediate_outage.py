@@ -7,7 +7,9 @@ from blocks.errors import Unsafe
 from blocks.model_link import dangling
 from blocks.models import ServingConfig
 from blocks.service import ArgumentsSource
+from blocks.stack_blocks import load_stack
 from flows.broken import diagnosed, on_broken
+from flows.calling import call_people, needs_people
 from flows.decisions.crash import UNSTABLE
 from flows.decisions.diagnosis import Diagnosis
 from flows.decisions.outage import Course, Measure, course
@@ -42,24 +44,34 @@ async def remediate_outage(stack: str, service: str, options: Options = Options(
         options: Dry run, approval, actor, source.
     """
     dead: list[str] = []
+    runs: list[Run] = []
 
     async def body(run: Run) -> Report:
+        runs.append(run)
         if run.target.service.engine == "litellm":
             return await on_proxy(run, dead, _treat)
         return await on_broken(run, _treat)
 
-    report = await perform(PROCEDURE, stack, service, options, body)
-    if not dead:
-        return state_of(report)
-    # One service, one lock, one record each; then the proxy in front of them once more.
-    backends = list(dict.fromkeys(dead))
-    reports = [
-        await perform(PROCEDURE, stack, name, options, lambda run: on_broken(run, _treat))
-        for name in backends
-    ]
-    if all(r.verdict == "passed" for r in reports):
-        reports.append(await perform(PROCEDURE, stack, service, options, body))
-    return state_of(max(reports, key=lambda r: WORST.index(r.verdict)))
+    if (await load_stack(stack)).service(service).engine != "litellm":
+        return state_of(await perform(PROCEDURE, stack, service, options, body))
+    # What ails a proxy may be behind it: people are called once, when all of it was tried.
+    reports = [await perform(PROCEDURE, stack, service, options, body, call=False)]
+    if dead:
+        reports = await _behind(stack, list(dict.fromkeys(dead)), options)
+        if all(r.verdict == "passed" for r in reports):
+            # One service, one lock, one record each; then the proxy in front of them once more.
+            reports.append(await perform(PROCEDURE, stack, service, options, body, call=False))
+    worst = max(reports, key=lambda r: (WORST.index(r.verdict), needs_people(options, r)))
+    return state_of(await call_people(runs[0], worst))
+
+
+async def _behind(stack: str, backends: list[str], options: Options) -> list[Report]:
+    """Remedy the dead backends of a proxy, one after the other."""
+
+    async def body(run: Run) -> Report:
+        return await on_broken(run, _treat)
+
+    return [await perform(PROCEDURE, stack, name, options, body, call=False) for name in backends]
 
 
 async def _treat(run: Run, seen: Observation) -> Report:

@@ -50,7 +50,10 @@ class Teller:
         """Show a plan with its buttons; what went wrong, or an empty string."""
         if self.slack is None:
             return ""
+        self._wanted = None  # what it did before is no news any more, and must not come after this
         await self.close()
+        if self._work and not self._work.done():
+            self._work.cancel()
         expires = f"{datetime.now(UTC) + timedelta(seconds=wait_s):%H:%M:%S} UTC"
         more |= {"plan": plan, "awaiting": True, "expires": expires}
         await self.incident_facts()

@@ -11,9 +11,11 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from blocks import audit_store
+from blocks.audit_export import prove
 from blocks.audit_log import AuditLog, Snapshot, Verified
 from blocks.audit_models import EndedRun
 from blocks.audit_spec import S3Spec
+from blocks.audit_store import Copied
 from blocks.errors import Transient
 from blocks.incidents import read_incident
 from blocks.prefect_runs import ended_runs
@@ -24,10 +26,12 @@ Record = dict[str, Any]
 
 @task(name="verify-trail", cache_policy=NO_CACHE, timeout_seconds=3600)
 async def verify_trail(each: Callable[[Record], None] | None) -> tuple[Snapshot, Verified]:
-    """Walk along the whole chain as it is now; `each` sees every record that fits."""
+    """Walk along the whole chain as it is now; `each` sees every record that fits.
+
+    Broken, too, without the record that the last export proved.
+    """
     log = AuditLog()
-    shot = await asyncio.to_thread(log.snapshot)
-    found = await asyncio.to_thread(log.verify, each, shot)
+    shot, found = await asyncio.to_thread(prove, log, each)
     say = get_run_logger().error if found.first_broken else get_run_logger().info
     said = found.first_broken or "the chain is whole"
     say("%d records in %d files: %s", found.records, found.files, said)
@@ -93,9 +97,11 @@ class _Alerts:
     timeout_seconds=3600,
     retry_condition_fn=is_transient,
 )
-async def copy_trail(spec: S3Spec, shot: Snapshot, verified: Verified) -> str:
-    """Bring one copy up to date and compare it; what came of it, in words."""
-    new, there = await audit_store.copy_trail(spec, shot, verified)
-    said = f"{spec.bucket}/{spec.prefix}: {new} written, {there} compared"
+async def copy_trail(spec: S3Spec, shot: Snapshot, verified: Verified) -> Copied:
+    """Compare one copy and bring it up to date. Raises as `audit_store.copy_trail`."""
+    made = await audit_store.copy_trail(spec, shot, verified)
+    if made.altered:
+        get_run_logger().error(made.altered)
+    said = f"{spec.bucket}/{spec.prefix}: {made.new} written, {made.there} compared"
     get_run_logger().info(said)
-    return said
+    return made

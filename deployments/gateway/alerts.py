@@ -34,6 +34,8 @@ def router(gateway: Gateway) -> APIRouter:
         try:
             return await _take(gateway, request, stack)
         except _Refused as e:
+            if e.status == 401:
+                gateway.refused(stack)
             return _refusal(e.status, e.error)
         except Transient:
             said = "the inbox takes nothing now: /healthz says why; Alertmanager sends it again"

@@ -16,11 +16,12 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import StateType
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from blocks.errors import Permanent, Transient
 from deployments.nudge import nudge
 
-PAUSES_S = (0.1, 0.3, 1.0)
+PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.8)
 """Between tries while the server is busy or restarts; longer is the caller's business."""
 OURS_TO_MEND = (400, 404, 405, 409, 413, 422)
 """Answers that a repetition does not change. Not 401 and 403: those are the server's settings."""
@@ -97,7 +98,9 @@ async def start_run(
     tagged = sorted(set(tags))
     for pause in (*PAUSES_S, None):
         try:
-            run_id, created = await _create(procedure, parameters, key, queue, tagged)
+            # Prefect's client would sleep 2 s and more when its database is busy.
+            with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+                run_id, created = await _create(procedure, parameters, key, queue, tagged)
             break
         except Transient:
             if pause is None:
@@ -162,3 +165,13 @@ async def unfinished(procedure: str, stack: str, service: str) -> str:
     async with prefect_errors("runs"), get_client() as client:
         found = await client.read_flow_runs(flow_run_filter=wanted, limit=1)
     return str(found[0].id) if found else ""
+
+
+async def answers() -> bool:
+    """Whether the Prefect server says now that it is well."""
+    try:
+        async with get_client() as client:
+            (await client._client.get("/health", timeout=5)).raise_for_status()
+    except (httpx.HTTPError, OSError, RuntimeError):
+        return False
+    return True

@@ -13,25 +13,28 @@ from typing import Any
 from prefect.context import AsyncClientContext
 
 from blocks.errors import Permanent, RunbookError, Transient
-from blocks.incidents import Ended, Opened, add, open_incident, open_incidents, read_incident
+from blocks.incidents import Ended, add, read_incident
 from blocks.stack import StackSpec
-from deployments.gateway.alert_models import plain
-from deployments.gateway.dispatch import prefect_errors, run_with, start_run, unfinished
+from deployments.gateway.alert_runs import ACTOR, key_of, parameters, tags, together
+from deployments.gateway.dispatch import answers, prefect_errors, run_with, start_run, unfinished
 from deployments.gateway.inbox_rows import Outcome, Row
+from deployments.gateway.joining import into_incident
 from deployments.gateway.metrics import bounded
-from deployments.gateway.state import Gateway, log
+from deployments.gateway.relook import Relook
+from deployments.gateway.state import Gateway, log, record_fact
 from flows.decisions.alert_routing import Routed, Unrouted, admits, route
 
 TOO_OLD_S = 3600.0
-"""An alert that was not sent again for so long starts nothing any more."""
+"""An alert that has waited for so long starts nothing any more, until it is sent again."""
 STEP_S = 120.0
 """The most that one alert may take before it is tried again."""
 IDLE_S = 2.0
 FORGET_S = 600.0
 LONGEST_PAUSE_S = 15.0
 TRIES = 3
-"""Of one alert that fails for no known reason: it must not hold up the others for ever."""
-ACTOR = "alertmanager"
+"""Of one alert that fails though the server is well: it must not hold up the others for ever."""
+ASIDE_S = 60.0
+"""For so long the others are worked first then."""
 
 
 class Dispatcher:
@@ -44,6 +47,8 @@ class Dispatcher:
         self._forgot_at = float("-inf")
         self.to_tell = asyncio.Event()
         """Set when people are to be told of something."""
+        self._relook = Relook(gateway, self.to_tell)
+        self._audited: dict[str, int] = {}
 
     async def run(self) -> None:
         """Work for ever; ends only by being cancelled."""
@@ -71,6 +76,9 @@ class Dispatcher:
                 pass
 
     async def _tidy(self) -> None:
+        if again := await self._inbox.dropped_again(time.time()):
+            log.info("%d alert(s) that a storm dropped are looked at again", again)
+        await self._relook.round()
         self._gateway.metrics.pending.set(await self._inbox.pending())
         if time.monotonic() - self._forgot_at > FORGET_S:
             self._forgot_at = time.monotonic()
@@ -83,11 +91,37 @@ class Dispatcher:
                 self._gateway.dispatcher_at = time.monotonic()
                 try:
                     await asyncio.wait_for(self._work(row), STEP_S)
-                except (Transient, TimeoutError):
-                    raise
+                except (Transient, TimeoutError) as e:
+                    if not await self._aside(row, e):
+                        raise
                 except Exception as e:  # noqa: BLE001 - see TRIES
                     await self._failed(row, e)
                 self._gateway.metrics.pending.set(await self._inbox.pending())
+
+    async def _aside(self, row: Row, error: Exception) -> bool:
+        """Whether the others go first: it kept failing, and the server is well."""
+        if not await answers():
+            self._failures.pop(row.id, None)
+            return False
+        # One that takes all its time has held up the others for long enough at once.
+        slow = isinstance(error, TimeoutError)
+        self._failures[row.id] = TRIES if slow else self._failures.get(row.id, 0) + 1
+        if self._failures[row.id] < TRIES:
+            return False
+        self._failures.pop(row.id)
+        why = f"no end within {STEP_S:g} s" if slow else str(error)[:300]
+        if row.kind == "firing":  # as it stands by now: it may have joined an incident
+            row = await self._inbox.firing(row.key) or row
+        now = time.time()
+        if now - row.received_at > 2 * TOO_OLD_S:
+            await self._tell(row, "failed", why)
+            return True
+        log.error("alert %s is tried again in %g s: %s", row.incident, ASIDE_S, why)
+        words = {"reason": f"it is tried again every {ASIDE_S:g} s: {why}", "tell": 1}
+        told = {**words, "card": row.member or together("failed", row), "done_at": now}
+        await self._inbox.update(row, later_at=now + ASIDE_S, **({} if row.later_at else told))
+        self.to_tell.set()
+        return True
 
     async def _failed(self, row: Row, error: Exception) -> None:
         known = isinstance(error, RunbookError)
@@ -111,7 +145,7 @@ class Dispatcher:
         if await self._inbox.is_resolved(row.key):
             await self._done(row, "resolved", "it was over before anything could be started")
             return
-        if time.time() - row.seen_at > TOO_OLD_S:
+        if time.time() - row.received_at > TOO_OLD_S:
             await self._too_old(row)
             return
         spec = await self._spec(row)
@@ -120,7 +154,7 @@ class Dispatcher:
             return
         found = route(row.labels, spec.alerts, spec.services, self._procedures)
         row = await self._inbox.update(row, service=found.service, severity=found.severity)
-        row, joined = await self._into_incident(row)
+        row, joined = await into_incident(self._inbox, row)
         if isinstance(found, Unrouted):
             await self._unrouted(row, found.reason)
         else:
@@ -135,29 +169,24 @@ class Dispatcher:
                 raise Transient("the stacks could not be read yet") from None
             return None
 
-    async def _into_incident(self, row: Row) -> tuple[Row, bool]:
-        """The open incident on the service, or a new one; and whether it was open before."""
-        if not row.service:
-            return row, False
-        async with prefect_errors("incidents"):
-            there = await open_incidents(row.stack, row.service)
-            mine = next((i for i in there if i.opened.id == row.incident), None)
-            if there and mine is None:
-                return await self._inbox.update(row, member=there[0].opened.id), True
-            if mine is None and await open_incident(_opened(row)):
-                log.info("incident %s on %s/%s: %s", row.incident, row.stack, row.service, row.name)
-        return await self._inbox.update(row, member=row.incident), False
-
     async def _decide(self, row: Row, spec: StackSpec, found: Routed, joined: bool) -> None:
         assert spec.alerts is not None  # noqa: S101 - it was routed by them
         if joined and (run := await unfinished(found.procedure, row.stack, row.service)):
             said = f"{found.procedure} is under way already: run {run}"
-            await self._done(row, "joined", said, procedure=found.procedure)
+            await self._done(
+                row,
+                "joined",
+                said,
+                procedure=found.procedure,
+                parameters=found.route.parameters,
+                run_id=run,
+            )
             return
         storm, now = spec.alerts.storm, time.time()
         history = await self._inbox.history(row.stack, now - storm.window_s)
         if words := admits(history, now, storm, row.service):
             bucket = int(now // storm.window_s)
+            await self._audit_drop(row, bucket, words)
             await self._tell(
                 row,
                 "dropped",
@@ -173,10 +202,18 @@ class Dispatcher:
         )
         await self._start(row, spec)
 
+    async def _audit_drop(self, row: Row, bucket: int, words: str) -> None:
+        """Keep the first of each storm window in the audit trail."""
+        if self._audited.get(row.stack) != bucket:
+            self._audited[row.stack] = bucket
+            what = {"stack": row.stack, "service": row.service, "incident": row.member}
+            await record_fact("incident", {**what, "what": "dropped", "why": words, "by": ACTOR})
+
     async def _start(self, row: Row, spec: StackSpec | None) -> None:
         """Carry out what was decided; a run that exists already is found by its key."""
-        key = f"alert:{row.incident}"
-        late, over = time.time() - row.seen_at > TOO_OLD_S, await self._inbox.is_resolved(row.key)
+        key = key_of(row)
+        late = time.time() - row.received_at > TOO_OLD_S
+        over = await self._inbox.is_resolved(row.key)
         if late or over or spec is None:
             if run := await run_with(key):
                 await self._done(row, "started", run_id=run)
@@ -213,7 +250,8 @@ class Dispatcher:
         member = fired.member if fired else row.incident
         async with prefect_errors("incidents"):
             found = await read_incident(member) if member else None
-            if found is None or (found.ended and found.ended.by != ACTOR):
+            theirs = found is not None and found.opened.stack != row.stack
+            if found is None or theirs or (found.ended and found.ended.by != ACTOR):
                 await self._done(row, "nothing-open")
                 return
             service = found.opened.service
@@ -228,19 +266,19 @@ class Dispatcher:
         await self._tell(row, "resolved", said, card=member, member=member, service=service)
 
     async def _unrouted(self, row: Row, reason: str) -> None:
-        card = row.member or _together("unrouted", row)
+        card = row.member or together("unrouted", row)
         await self._tell(row, "unrouted", reason, card=card, decided_at=None)
 
     async def _too_old(self, row: Row) -> None:
-        minutes = (time.time() - row.seen_at) / 60
+        minutes = (time.time() - row.received_at) / 60
         said = f"it could not be started for {minutes:.0f} minutes, and what it says is too old"
         # Sent again, it fires still: what it says is news then.
         again = {"again_at": 0.0, "decided_at": None}
-        await self._tell(row, "too-old", said, card=_together("late", row), **again)
+        await self._tell(row, "too-old", said, card=together("late", row), **again)
 
     async def _tell(self, row: Row, outcome: Outcome, reason: str, **values: Any) -> None:
         """Done, and people are to be told."""
-        card = values.pop("card", row.member or _together(outcome, row))
+        card = values.pop("card", row.member or together(outcome, row))
         await self._done(row, outcome, reason, card=card, tell=1, **values)
         self.to_tell.set()
 
@@ -249,50 +287,3 @@ class Dispatcher:
         await self._inbox.update(row, **values)
         stack = bounded(row.stack, self._gateway.stacks())
         self._gateway.metrics.alerts.labels(stack, outcome).inc()
-
-
-def _together(what: str, row: Row) -> str:
-    """The key of one message an hour for all alerts of a stack to which the same happened."""
-    return f"{what}-{row.stack}-{int(row.received_at // 3600)}"
-
-
-def _opened(row: Row) -> Opened:
-    return Opened(
-        id=row.incident,
-        stack=row.stack,
-        service=row.service,
-        severity=row.severity,
-        title=plain(row.summary),
-        source="alert",
-        at=datetime.fromtimestamp(row.received_at, UTC),
-        alert={
-            "name": row.name,
-            "fingerprint": row.fingerprint,
-            "starts_at": row.starts_at,
-            "summary": row.summary,
-            "url": row.url,
-        },
-    )
-
-
-def parameters(row: Row) -> dict[str, Any]:
-    """Of the run that an alert starts: the route's, and ours, which win."""
-    options = {
-        **row.parameters.get("options", {}),
-        "actor": ACTOR,
-        "source": "alert",
-        "incident": row.member,
-    }
-    return {**row.parameters, "stack": row.stack, "service": row.service, "options": options}
-
-
-def tags(row: Row) -> list[str]:
-    """What an operator finds the run by."""
-    return [
-        f"incident:{row.member}",
-        f"stack:{row.stack}",
-        f"service:{row.service}",
-        f"procedure:{row.procedure}",
-        "source:alert",
-        f"actor:{ACTOR}",
-    ]

@@ -18,13 +18,18 @@ from typing import Any, TypeVar
 
 from blocks.errors import Permanent, Transient
 from deployments.gateway.alert_models import Received
-from deployments.gateway.inbox_rows import JSON, TABLE, Row, row
+from deployments.gateway.inbox_rows import JSON, Row, keep, prepare, row
 from flows.decisions.alert_routing import Start
 
 KEEP_S = 7 * 86_400.0
 KEEP_ROWS = 100_000
 MOST_PENDING = 20_000
 """More that wait are refused (503): Alertmanager keeps them and sends them again."""
+STALE_S = 86_400.0
+"""What a storm dropped and nobody sent again for so long is not taken up by itself."""
+UNRESOLVED = (
+    "NOT EXISTS (SELECT 1 FROM alerts AS r WHERE r.key = alerts.key AND r.kind = 'resolved')"
+)
 T = TypeVar("T")
 
 
@@ -61,7 +66,7 @@ class Inbox:
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=FULL")
         db.execute("PRAGMA journal_size_limit=16777216")
-        db.executescript(TABLE)
+        prepare(db)
         return db
 
     async def close(self) -> None:
@@ -103,7 +108,7 @@ class Inbox:
             waiting = db.execute("SELECT count(*) FROM alerts WHERE outcome = ''").fetchone()[0]
             if waiting + len(alerts) > MOST_PENDING:
                 raise Transient(f"{waiting} alerts wait already; is the Prefect server up?")
-            new = sum(_keep(db, alert, now) for alert in alerts)
+            new = sum(keep(db, alert, now) for alert in alerts)
             return new, len(alerts) - new
 
         done: tuple[int, int] = await self._do(self._write, work)
@@ -111,9 +116,10 @@ class Inbox:
             self.arrived.set()
         return done
 
-    async def oldest(self) -> Row | None:
-        """The next to be worked."""
-        found = await self._rows("outcome = '' ORDER BY id LIMIT 1")
+    async def oldest(self, now: float | None = None) -> Row | None:
+        """The next to be worked; one that kept failing lets the others go first."""
+        where = "outcome = '' AND later_at <= ? ORDER BY later_at > 0, id LIMIT 1"
+        found = await self._rows(where, time.time() if now is None else now)
         return found[0] if found else None
 
     async def update(self, row: Row, **values: Any) -> Row:
@@ -127,8 +133,12 @@ class Inbox:
 
     async def history(self, stack: str, since: float) -> list[Start]:
         """Runs that were decided upon since then, on one stack."""
-        sql = "SELECT service, decided_at FROM alerts WHERE stack = ? AND decided_at > ?"
-        found = await self._do(lambda: self._db.execute(sql, (stack, since)).fetchall())
+        sql = (
+            "SELECT service, decided_at FROM alerts WHERE stack = ? AND decided_at > ? "
+            "UNION ALL SELECT service, at FROM earlier WHERE stack = ? AND at > ?"
+        )
+        values = (stack, since, stack, since)
+        found = await self._do(lambda: self._db.execute(sql, values).fetchall())
         return [Start(service=s, at=at) for s, at in found]
 
     async def firing(self, key: str) -> Row | None:
@@ -142,11 +152,70 @@ class Inbox:
 
     async def still_firing(self, member: str) -> int:
         """Alerts of an incident that have not been resolved (count)."""
-        where = (
-            "member = ? AND kind = 'firing' AND NOT EXISTS (SELECT 1 FROM alerts AS r "
-            "WHERE r.key = alerts.key AND r.kind = 'resolved')"
+        return len(await self._rows(f"member = ? AND kind = 'firing' AND {UNRESOLVED}", member))
+
+    async def dropped_again(self, now: float) -> int:
+        """Let those wait again that a storm dropped and that still fire after it (count)."""
+        sql = (
+            "UPDATE alerts SET outcome = '', reason = '', again_at = NULL, received_at = ? "  # noqa: S608 - ours
+            f"WHERE outcome = 'dropped' AND again_at <= ? AND seen_at > ? AND {UNRESOLVED}"
         )
-        return len(await self._rows(where, member))
+        values = (now, now, now - STALE_S)
+        return await self._do(self._write, lambda db: int(db.execute(sql, values).rowcount))
+
+    async def to_look_at(self, started_by: float, looked_by: float, limit: int = 50) -> list[Row]:
+        """Alerts that still fire though a run was started for them, the longest unseen first.
+
+        Args:
+            started_by: only what was started before, seconds since the epoch.
+            looked_by: only what was not looked at since.
+            limit: count.
+        """
+        where = (
+            "kind = 'firing' AND settled = 0 AND outcome IN ('started', 'joined') "
+            f"AND looked_at <= ? AND done_at <= ? AND {UNRESOLVED} ORDER BY id LIMIT ?"
+        )
+        return await self._rows(where, looked_by, started_by, limit)
+
+    async def start_again(self, row: Row, now: float) -> None:
+        """Decide, in one step, that its run is started once more; both starts count."""
+
+        def work(db: sqlite3.Connection) -> None:
+            if row.decided_at is not None:  # one that joined has started nothing yet
+                values = (row.stack, row.service, row.decided_at)
+                db.execute("INSERT INTO earlier VALUES (?, ?, ?)", values)
+            db.execute(
+                "UPDATE alerts SET outcome = '', reason = '', run_id = '', tries = tries + 1, "
+                "decided_at = ?, received_at = ? WHERE id = ?",
+                (now, now, row.id),
+            )
+
+        await self._do(self._write, work)
+        self.arrived.set()
+
+    async def settle(self, member: str) -> None:
+        """No run of this incident is looked at any more."""
+        sql = "UPDATE alerts SET settled = 1 WHERE member = ? AND kind = 'firing'"
+        await self._do(self._write, lambda db: db.execute(sql, (member,)))
+
+    async def first(self, key: str, now: float, keep_s: float, most: int) -> bool:
+        """Whether a key is new, for ever so many gateways; from now on it is not.
+
+        Raises:
+            OverflowError: there is no room, so nothing is known of it.
+            Transient: it could not be written.
+        """
+
+        def work(db: sqlite3.Connection) -> bool:
+            db.execute("DELETE FROM seen WHERE at <= ?", (now - keep_s,))
+            if db.execute("SELECT 1 FROM seen WHERE key = ?", (key,)).fetchone():
+                return False
+            if db.execute("SELECT count(*) FROM seen").fetchone()[0] >= most:
+                raise OverflowError(f"more than {most} in {keep_s:.0f} s")
+            db.execute("INSERT INTO seen VALUES (?, ?)", (key, now))
+            return True
+
+        return await self._do(self._write, work)
 
     async def started(self, member: str) -> bool:
         """Whether an alert of an incident has started a run."""
@@ -191,6 +260,7 @@ class Inbox:
 
         def work(db: sqlite3.Connection) -> int:
             done = "outcome != '' AND tell = 0"
+            db.execute("DELETE FROM earlier WHERE at < ?", (now - keep_s,))
             old = db.execute(
                 f"DELETE FROM alerts WHERE {done} AND seen_at < ?",  # noqa: S608 - ours
                 (now - keep_s,),
@@ -206,41 +276,3 @@ class Inbox:
     async def _rows(self, where: str, *values: Any) -> list[Row]:
         sql = f"SELECT * FROM alerts WHERE {where}"  # noqa: S608 - conditions are ours
         return [row(r) for r in await self._do(lambda: self._db.execute(sql, values).fetchall())]
-
-
-def _keep(db: sqlite3.Connection, alert: Received, now: float) -> bool:
-    """Keep one alert; False when it is there already."""
-    there = db.execute(
-        "SELECT id, outcome, again_at FROM alerts WHERE key = ? AND kind = ?",
-        (alert.key, alert.kind),
-    ).fetchone()
-    if there is None:
-        values = {
-            **alert.model_dump(),
-            "labels": json.dumps(alert.labels),
-            "incident": _incident(db, alert.key),
-            "received_at": now,
-            "seen_at": now,
-        }
-        names, marks = ", ".join(values), ", ".join(f":{k}" for k in values)
-        db.execute(f"INSERT INTO alerts ({names}) VALUES ({marks})", values)  # noqa: S608
-        return True
-    if there["outcome"] and there["again_at"] is not None and now >= there["again_at"]:
-        db.execute(
-            "UPDATE alerts SET outcome = '', reason = '', again_at = NULL, received_at = ?, "
-            "seen_at = ? WHERE id = ?",
-            (now, now, there["id"]),
-        )
-        return True
-    db.execute("UPDATE alerts SET seen_at = ? WHERE id = ?", (now, there["id"]))
-    return False
-
-
-def _incident(db: sqlite3.Connection, key: str) -> str:
-    """The first eight digits of the key; the next eight where another alert has these."""
-    for at in range(0, len(key) - 7, 8):
-        name = key[at : at + 8]
-        sql = "SELECT 1 FROM alerts WHERE incident = ? AND key != ?"
-        if db.execute(sql, (name, key)).fetchone() is None:
-            return name
-    raise Transient("eight incidents of one name: this cannot be")

@@ -5,7 +5,9 @@ import sqlite3
 from typing import Any, Literal
 
 from blocks.alert_routes import Severity
+from blocks.errors import Transient
 from blocks.models import Frozen
+from deployments.gateway.alert_models import Received
 
 Outcome = Literal[
     "started", "joined", "dropped", "unrouted", "too-old", "failed", "resolved", "nothing-open"
@@ -27,6 +29,8 @@ CREATE TABLE IF NOT EXISTS alerts (
   outcome TEXT NOT NULL DEFAULT '', reason TEXT NOT NULL DEFAULT '',
   run_id TEXT NOT NULL DEFAULT '', done_at REAL, again_at REAL,
   card TEXT NOT NULL DEFAULT '', tell INTEGER NOT NULL DEFAULT 0,
+  tries INTEGER NOT NULL DEFAULT 1, looked_at REAL NOT NULL DEFAULT 0,
+  settled INTEGER NOT NULL DEFAULT 0, later_at REAL NOT NULL DEFAULT 0,
   UNIQUE (key, kind)
 );
 CREATE INDEX IF NOT EXISTS alerts_pending ON alerts (id) WHERE outcome = '';
@@ -37,6 +41,18 @@ CREATE INDEX IF NOT EXISTS alerts_member ON alerts (member);
 CREATE INDEX IF NOT EXISTS alerts_card ON alerts (card);
 CREATE INDEX IF NOT EXISTS alerts_seen ON alerts (seen_at) WHERE outcome != '';
 CREATE TABLE IF NOT EXISTS beat (id INTEGER PRIMARY KEY CHECK (id = 1), at REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS earlier (stack TEXT NOT NULL, service TEXT NOT NULL, at REAL NOT NULL);
+CREATE INDEX IF NOT EXISTS earlier_at ON earlier (stack, at);
+CREATE TABLE IF NOT EXISTS seen (key TEXT PRIMARY KEY, at REAL NOT NULL);
+CREATE INDEX IF NOT EXISTS seen_at ON seen (at);
+"""
+"""`earlier`: starts of alerts that were started once more since; `seen`: signatures of Slack's."""
+LATER = ("tries", "looked_at", "settled", "later_at")
+"""Columns that an inbox of an older version has not."""
+INDEXES = """
+CREATE INDEX IF NOT EXISTS alerts_open ON alerts (looked_at)
+  WHERE kind = 'firing' AND settled = 0 AND outcome IN ('started', 'joined');
+CREATE INDEX IF NOT EXISTS alerts_dropped ON alerts (again_at) WHERE outcome = 'dropped';
 """
 
 
@@ -78,12 +94,75 @@ class Row(Frozen):
     """Key of the Slack message that speaks of it."""
     tell: int
     """1: people are still to be told."""
+    tries: int
+    """How often its run was started (count)."""
+    looked_at: float
+    """When it was last looked at whether its run lives."""
+    settled: int
+    """1: its run is not looked at any more: it healed, or people were called."""
+    later_at: float
+    """Until then the others are worked first: it kept failing."""
 
 
 JSON = ("labels", "parameters")
+
+
+def prepare(db: sqlite3.Connection) -> None:
+    """Create the tables, or add what an older version's have not."""
+    db.executescript(TABLE)
+    there = {column["name"] for column in db.execute("PRAGMA table_info(alerts)")}
+    for name in LATER:
+        if name not in there:
+            kind = "REAL NOT NULL DEFAULT 0"
+            kind = {"tries": "INTEGER NOT NULL DEFAULT 1"}.get(name, kind)
+            db.execute(f"ALTER TABLE alerts ADD COLUMN {name} {kind}")
+    db.executescript(INDEXES)
 
 
 def row(found: sqlite3.Row) -> Row:
     """A row as it was read."""
     values = dict(found)
     return Row.model_validate(values | {k: json.loads(values[k]) for k in JSON})
+
+
+def keep(db: sqlite3.Connection, alert: Received, now: float) -> bool:
+    """Keep one alert; False when it is there already.
+
+    Raises:
+        Transient: no name is left for its incident.
+    """
+    there = db.execute(
+        "SELECT id, outcome, again_at FROM alerts WHERE key = ? AND kind = ?",
+        (alert.key, alert.kind),
+    ).fetchone()
+    if there is None:
+        values = {
+            **alert.model_dump(),
+            "labels": json.dumps(alert.labels),
+            "incident": _incident(db, alert.key),
+            "received_at": now,
+            "seen_at": now,
+        }
+        names, marks = ", ".join(values), ", ".join(f":{k}" for k in values)
+        db.execute(f"INSERT INTO alerts ({names}) VALUES ({marks})", values)  # noqa: S608
+        return True
+    if there["outcome"] and there["again_at"] is not None and now >= there["again_at"]:
+        db.execute(
+            "UPDATE alerts SET outcome = '', reason = '', again_at = NULL, received_at = ?, "
+            "seen_at = ? WHERE id = ?",
+            (now, now, there["id"]),
+        )
+        return True
+    # Sent again it fires still: whether its run lives is looked at now, not in a minute.
+    db.execute("UPDATE alerts SET seen_at = ?, looked_at = 0 WHERE id = ?", (now, there["id"]))
+    return False
+
+
+def _incident(db: sqlite3.Connection, key: str) -> str:
+    """The first eight digits of the key; the next eight where another alert has these."""
+    for at in range(0, len(key) - 7, 8):
+        name = key[at : at + 8]
+        sql = "SELECT 1 FROM alerts WHERE incident = ? AND key != ?"
+        if db.execute(sql, (name, key)).fetchone() is None:
+            return name
+    raise Transient("eight incidents of one name: this cannot be")

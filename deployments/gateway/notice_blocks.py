@@ -37,8 +37,11 @@ def summary_of(stack: str, rows: list[Row], count: int) -> Message:
 
 def words_of(row: Row) -> Message:
     """What is said beneath a card."""
-    what = "resolved" if row.outcome == "resolved" else f"{row.outcome}: {row.name}"
-    text = f"{what}: {row.reason}"
+    if row.outcome in ("started", "joined"):  # its run is over, and it fires: that is the reason
+        text = row.reason
+    else:
+        what = "resolved" if row.outcome == "resolved" else f"{row.outcome or 'failed'}: {row.name}"
+        text = f"{what}: {row.reason}"
     return message([section(text)]), text
 
 

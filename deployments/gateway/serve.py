@@ -38,6 +38,7 @@ def _serve(host: str, port: int, fd: int | None) -> None:
 
     from blocks.errors import Permanent
     from deployments.gateway.app import build
+    from deployments.gateway.patience import Patient
     from deployments.gateway.state import Gateway
 
     try:
@@ -51,6 +52,7 @@ def _serve(host: str, port: int, fd: int | None) -> None:
         access_log=False,
         log_config=None,
         server_header=False,
+        http=Patient,
         limit_concurrency=256,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=5,

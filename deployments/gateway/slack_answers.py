@@ -5,14 +5,15 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from blocks.errors import RunbookError
-from blocks.incidents import Acknowledged, Incident, add, read_incident
+from blocks.incidents import Acknowledged, Ended, Incident, add, read_incident
 from blocks.slack_blocks import Mrkdwn, escape, section
 from blocks.slack_card import read_card, thread
 from deployments.approvals import Waiting, answer, waiting
 from deployments.gateway.dispatch import prefect_errors
-from deployments.gateway.slack_call import Call, log, record_fact
+from deployments.gateway.slack_call import Call, log
 from deployments.gateway.slack_reading import find_run, tags_of
 from deployments.gateway.slack_words import Told, quoted
+from deployments.gateway.state import record_fact
 from flows.decisions.access import no_approval
 
 Decision = Literal["approve", "reject"]
@@ -112,8 +113,33 @@ async def acknowledge(call: Call, text: str) -> str:
         "incident",
         {"stack": call.spec.name, "incident": incident, "what": "acknowledged", "by": call.name},
     )
-    await _tell_thread(call, incident)
+    await _tell_thread(call, incident, f"{quoted(call.name, 60)} has it.")
     return f"You have {quoted(incident)}: {title}. Nobody else is woken."
+
+
+async def close(call: Call, text: str) -> str:
+    """End an incident of this stack by hand; what to tell who did.
+
+    An alert that fires still is then nobody's: it neither starts nor calls anybody any more.
+
+    Raises:
+        Permanent: no such incident. Transient: the Prefect server does not answer.
+    """
+    found = await _incident(call.spec.name, text)
+    incident = found.opened.id
+    title = quoted(found.opened.title, 120)
+    fact = Ended(by=call.name, how="closed", at=datetime.now(UTC))
+    async with prefect_errors("the incident"):
+        new = not found.ended and await add(incident, fact)
+    if not new:
+        how = found.ended.how if found.ended else "just now"
+        return f"{quoted(incident)} is over already ({how}): {title}"
+    await record_fact(
+        "incident",
+        {"stack": call.spec.name, "incident": incident, "what": "closed", "by": call.name},
+    )
+    await _tell_thread(call, incident, f"{quoted(call.name, 60)} closed it.")
+    return f"{quoted(incident)} is closed: {title}. An alert that fires still starts nothing more."
 
 
 async def _incident(stack: str, text: str) -> Incident:
@@ -127,11 +153,11 @@ async def _incident(stack: str, text: str) -> Incident:
     return found
 
 
-async def _tell_thread(call: Call, incident: str) -> None:
-    """Say in the incident's thread who has it; the acknowledgement holds without it too."""
+async def _tell_thread(call: Call, incident: str, text: str) -> None:
+    """Say it in the incident's thread; what was done holds without it too."""
     try:
         if ref := await read_card(incident):
-            said = Mrkdwn(f"{quoted(call.name, 60)} has it.")
+            said = Mrkdwn(text)
             await thread(call.slack, ref, [section(said)], said)
     except (RunbookError, OSError) as e:
         log.warning("the thread of incident %s was not told: %s", incident, e)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from blocks.audit_log import AuditLog
 from blocks.errors import Permanent, RunbookError, Transient
 from blocks.people import Role
 from blocks.slack_blocks import Mrkdwn, section
@@ -14,7 +13,7 @@ from blocks.slack_client import SlackClient, open_slack
 from blocks.slack_workspace import SlackSpec
 from blocks.stack import StackSpec
 from deployments.gateway.slack_words import TYPED, no_channel, no_role
-from deployments.gateway.state import Gateway
+from deployments.gateway.state import Gateway, record_fact
 from flows.decisions.access import Who, may, member
 
 log = logging.getLogger("runbooks.slack")
@@ -140,11 +139,3 @@ class Call:
         elif self.channel:
             shown = blocks or [section(Mrkdwn(text))]
             await client.ephemeral(self.channel, self.user, shown, Mrkdwn(text))
-
-
-async def record_fact(kind: str, record: dict[str, Any]) -> None:
-    """Append to the audit trail; a disk that does not take it is said in the gateway's log."""
-    try:
-        await asyncio.to_thread(AuditLog().append, kind, record)
-    except (RunbookError, OSError) as e:
-        log.error("NOT in the audit trail (%s): %s", kind, e)

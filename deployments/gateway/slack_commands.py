@@ -4,8 +4,8 @@ from collections.abc import Awaitable, Callable
 
 from blocks.errors import Permanent
 from blocks.slack_blocks import escape, message
-from deployments.gateway.slack_answers import acknowledge, decide, waiting_here
-from deployments.gateway.slack_call import Call, record_fact
+from deployments.gateway.slack_answers import acknowledge, close, decide, waiting_here
+from deployments.gateway.slack_call import Call
 from deployments.gateway.slack_freeze import freeze as add_freeze
 from deployments.gateway.slack_freeze import unfreeze as end_freezes
 from deployments.gateway.slack_freeze import words_of
@@ -16,6 +16,7 @@ from deployments.gateway.slack_reading import find_run, look_now, read_record, r
 from deployments.gateway.slack_start import propose
 from deployments.gateway.slack_why import story
 from deployments.gateway.slack_words import HELP, Told, quoted, suggestion
+from deployments.gateway.state import record_fact
 
 
 async def obey(call: Call, line: Line) -> None:
@@ -110,6 +111,14 @@ async def _ack(call: Call, words: tuple[str, ...]) -> None:
     await call.say(await acknowledge(call, words[0]))
 
 
+async def _close(call: Call, words: tuple[str, ...]) -> None:
+    if not await call.permitted("operator"):
+        return
+    if len(words) != 1:
+        raise Told("Which incident? Write `/runbook close INCIDENT`; the menu lists them.")
+    await call.say(await close(call, words[0]))
+
+
 async def _approve(call: Call, words: tuple[str, ...]) -> None:
     """With a digest it is approved; without one the plan is shown first, to be approved by it."""
     if len(words) == 2:
@@ -144,6 +153,7 @@ _VERBS: dict[str, Callable[[Call, tuple[str, ...]], Awaitable[None]]] = {
     "freeze": _freeze,
     "unfreeze": _unfreeze,
     "ack": _ack,
+    "close": _close,
     "approve": _approve,
     "reject": _reject,
 }

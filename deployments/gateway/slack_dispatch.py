@@ -27,18 +27,46 @@ Payload = Mapping[str, Any]
 MOST_AT_ONCE = 200
 """Wishes that are worked at once; more are refused, so that a storm of them stays bounded."""
 BUSY = "Too much at once just now; try again in a moment."
+MOST_WORDS = 100
+"""Of those who are told that it is busy, at once, on top."""
 _work: set["asyncio.Task[None]"] = set()
 
 
-def begin(work: Coroutine[Any, Any, None]) -> bool:
+def begin(work: Coroutine[Any, Any, None], more: int = 0) -> bool:
     """Work after the acknowledgement; False when there is too much of it already."""
-    if len(_work) >= MOST_AT_ONCE:
+    if len(_work) >= MOST_AT_ONCE + more:
         work.close()
         return False
     task = asyncio.create_task(work)
     _work.add(task)  # the loop itself keeps no task alive
     task.add_done_callback(_work.discard)
     return True
+
+
+def busy(gateway: Gateway, stacks: Sequence[str], payload: Payload) -> dict[str, Any]:
+    """The acknowledgement of what cannot be worked now: whoever asked is told to try again.
+
+    A click has no answer of its own in Slack, so its words are sent apart: an approval that was
+    dropped must not look like one that was given.
+    """
+    if payload.get("command"):
+        return {"response_type": "ephemeral", "text": BUSY}
+    if _is_form(payload):
+        state = payload["view"].get("state")
+        values = state.get("values") if isinstance(state, Mapping) else None
+        if isinstance(values, Mapping) and values:
+            return {"response_action": "errors", "errors": {str(next(iter(values))): BUSY}}
+    begin(_tell_busy(gateway, stacks, payload), MOST_WORDS)
+    return {}
+
+
+async def _tell_busy(gateway: Gateway, stacks: Sequence[str], payload: Payload) -> None:
+    known = gateway.stacks()
+    for name in (_named(payload), *stacks):
+        spec = known.get(name) if name in stacks else None
+        if spec and spec.slack:
+            await _call(gateway, spec, payload).say(BUSY)
+            return
 
 
 def acknowledge(gateway: Gateway, stacks: Sequence[str], payload: Payload) -> dict[str, Any]:

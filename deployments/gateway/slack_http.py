@@ -4,6 +4,8 @@ Nothing is read of a request before its signature has proved whose it is. What c
 gets 401 and no reason: whoever forges must not learn which part was wrong.
 """
 
+import asyncio
+import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -13,12 +15,11 @@ from urllib.parse import parse_qsl
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from blocks.errors import RunbookError
+from blocks.errors import RunbookError, Transient
 from blocks.secret_ref import resolve
 from deployments.gateway.slack_call import log
-from deployments.gateway.slack_dispatch import BUSY, acknowledge, begin, handle
+from deployments.gateway.slack_dispatch import BUSY, acknowledge, begin, busy, handle
 from deployments.gateway.slack_procedures import ready, warm
-from deployments.gateway.slack_seen import Seen
 from deployments.gateway.slack_signature import fresh, genuine
 from deployments.gateway.state import AT_ONCE_S, Gateway
 
@@ -38,13 +39,25 @@ class Secrets:
         self._gateway = gateway
         self._kept: dict[str, str] = {}
         self._at = float("-inf")
+        self._reading = asyncio.Lock()
 
     async def all(self) -> dict[str, str]:
-        """Stack -> its secret; a stack whose secret cannot be had is left out."""
-        if time.monotonic() - self._at > SECRET_S:
-            self._at = time.monotonic()
-            await self._gateway.refresh(AT_ONCE_S if not self._gateway.known else SECRET_S)
-            self._kept = {n: s for n in self._gateway.stacks() if (s := await self._one(n))}
+        """Stack -> its secret; a stack whose secret cannot be had is left out.
+
+        Who asks while they are read waits for them: the first requests are genuine too.
+
+        Raises:
+            Transient: the stacks could not be read yet, so nobody can be told apart.
+        """
+        if time.monotonic() - self._at <= SECRET_S:
+            return self._kept
+        async with self._reading:
+            if time.monotonic() - self._at > SECRET_S:
+                await self._gateway.refresh(AT_ONCE_S if not self._gateway.known else SECRET_S)
+                if not self._gateway.known:
+                    raise Transient("the stacks could not be read yet")
+                self._kept = {n: s for n in self._gateway.stacks() if (s := await self._one(n))}
+                self._at = time.monotonic()
         return self._kept
 
     async def _one(self, name: str) -> str:
@@ -66,7 +79,7 @@ def router(gateway: Gateway, clock: Clock = time.time) -> APIRouter:
         gateway: whose stacks' secrets count.
         clock: Unix time, seconds.
     """
-    routes, seen, secrets = APIRouter(), Seen(SEEN_S, SEEN_MOST), Secrets(gateway)
+    routes, secrets = APIRouter(), Secrets(gateway)
 
     async def proved(request: Request) -> tuple[list[str], bytes]:
         """The stacks whose secret signed this request; none when it is old, forged or replayed."""
@@ -77,8 +90,9 @@ def router(gateway: Gateway, clock: Clock = time.time) -> APIRouter:
             return [], body
         known = await secrets.all()
         stacks = [n for n, secret in known.items() if genuine(secret, stamp, body, given)]
-        # Only what is genuine is remembered: a forger cannot fill the memory.
-        if stacks and not seen.first(given):
+        # Only what is genuine is remembered: a forger cannot fill the memory. It is on the disk:
+        # what is played again after a restart of the gateway is refused too.
+        if stacks and not await gateway.inbox.first(_mark(given), clock(), SEEN_S, SEEN_MOST):
             log.warning("a request from Slack came twice and was refused the second time")
             return [], body
         return stacks, body
@@ -86,7 +100,7 @@ def router(gateway: Gateway, clock: Clock = time.time) -> APIRouter:
     async def received(request: Request, read: Callable[[bytes], Any]) -> Response:
         try:
             stacks, body = await proved(request)
-        except OverflowError:
+        except (OverflowError, Transient):
             return JSONResponse({"error": BUSY}, 503)
         if not stacks:
             return JSONResponse({"error": "not signed by Slack for a stack of ours"}, 401)
@@ -99,7 +113,7 @@ def router(gateway: Gateway, clock: Clock = time.time) -> APIRouter:
         if not ready():
             begin(warm())
         if not begin(handle(gateway, stacks, payload)):
-            return JSONResponse({"response_type": "ephemeral", "text": BUSY})
+            said = busy(gateway, stacks, payload)
         return JSONResponse(said) if said else Response()
 
     @routes.post("/slack/commands")
@@ -111,6 +125,11 @@ def router(gateway: Gateway, clock: Clock = time.time) -> APIRouter:
         return await received(request, _action)
 
     return routes
+
+
+def _mark(given: str) -> str:
+    """What is kept of a signature: nothing that could be sent."""
+    return hashlib.sha256(given.encode()).hexdigest()
 
 
 def _fields(body: bytes) -> dict[str, str]:

@@ -9,7 +9,10 @@ from deployments.gateway.slack_words import Told, quoted, suggestion
 
 LONGEST = 2000
 """Characters of a command; more is refused."""
-VERBS = ("menu", "status", "run", "why", "freeze", "unfreeze", "ack", "approve", "reject", "help")
+VERBS = (
+    *("menu", "status", "run", "why", "freeze", "unfreeze", "ack", "close", "approve"),
+    *("reject", "help"),
+)
 ALIASES = {"?": "help", "acknowledge": "ack", "start": "run", "explain": "why", "approval": "menu"}
 KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,60}")
 LONGEST_FREEZE = timedelta(days=14)

@@ -21,7 +21,7 @@ from slack_sdk.web import WebClient
 from blocks.errors import RunbookError
 from blocks.secret_ref import resolve
 from deployments.gateway.slack_call import log
-from deployments.gateway.slack_dispatch import BUSY, acknowledge, begin, handle
+from deployments.gateway.slack_dispatch import acknowledge, begin, busy, handle
 from deployments.gateway.slack_procedures import warm
 from deployments.gateway.slack_seen import Seen
 from deployments.gateway.state import Gateway
@@ -114,10 +114,10 @@ class Link:
                 log.info("an envelope came twice; it is acted on once")
                 return said
         except OverflowError:
-            return {"text": BUSY} if payload.get("command") else {}
+            return busy(self._gateway, self.stacks, payload)
         told = "errors" in said and not late.is_set()
         if not told and not begin(handle(self._gateway, self.stacks, payload)):
-            return {"text": BUSY} if payload.get("command") else {}
+            return busy(self._gateway, self.stacks, payload)
         return said
 
 

@@ -21,11 +21,12 @@ HELP = """\
 *`/runbook approve RUN [PLAN]`*, *`reject RUN`* answer a plan that waits
 *`/runbook freeze 2h REASON`*, *`unfreeze`* no change in that time
 *`/runbook ack INCIDENT`* you have it: nobody else is woken
+*`/runbook close INCIDENT`* it is over, whatever its alert says
 *`stack=NAME`* among the words, where several platforms share this app"""
 
 MISSING: dict[Role, str] = {
     "viewer": "look",
-    "operator": "start, freeze or acknowledge anything",
+    "operator": "start, freeze, acknowledge or close anything, or read a log",
     "approver": "approve or reject a plan",
 }
 

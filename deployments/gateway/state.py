@@ -3,14 +3,17 @@
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import httpx
 from prefect import get_client
 from prefect.context import AsyncClientContext
 
-from blocks.errors import Permanent
+from blocks.audit_log import AuditLog
+from blocks.errors import Permanent, RunbookError
 from blocks.journal import home
 from blocks.secret_ref import resolve
 from blocks.stack import StackSpec
@@ -24,11 +27,21 @@ FRESH_S = 30.0
 AT_ONCE_S = 2.0
 """How often somebody who is not known may make us look anew."""
 PROBE_S = 5.0
+REFUSALS_S = 60.0
+"""Refused tokens are kept in the audit trail, counted, once in so long."""
 
 
 def inbox_file() -> Path:
     """Where the inbox of this product home is."""
     return home() / "gateway" / "inbox.db"
+
+
+async def record_fact(kind: str, record: dict[str, Any]) -> None:
+    """Append to the audit trail; a disk that does not take it is said in the gateway's log."""
+    try:
+        await asyncio.to_thread(AuditLog().append, kind, record)
+    except (RunbookError, OSError) as e:
+        log.error("NOT in the audit trail (%s): %s", kind, e)
 
 
 class Gateway:
@@ -53,6 +66,8 @@ class Gateway:
         self._tokens: dict[str, str] = {}
         self._loaded_at = self._tried_at = float("-inf")
         self._loading = asyncio.Lock()
+        self._refused: Counter[str] = Counter()
+        self._refused_at = float("-inf")
 
     def stacks(self) -> dict[str, StackSpec]:
         """Every stack that could be read, by name."""
@@ -118,6 +133,19 @@ class Gateway:
         self._stacks, self._tokens = stacks, tokens
         self._loaded_at = time.monotonic()
 
+    def refused(self, stack: str) -> None:
+        """Count a token that did not fit; `stack` is what was asked for, which may be anything."""
+        self._refused[stack if stack in self._stacks else "other"] += 1
+
+    async def audit_refused(self) -> None:
+        """Keep the tokens that did not fit in the audit trail: one record a minute at most."""
+        if self._refused and time.monotonic() - self._refused_at >= REFUSALS_S:
+            counts, self._refused = dict(self._refused), Counter()
+            self._refused_at = time.monotonic()
+            why = "no valid bearer token"
+            record = {"door": "alerts", "allowed": False, "why": why, "refused": counts}
+            await record_fact("access", record)
+
     async def watch(self) -> None:
         """Ask the Prefect server how it is, and read the stacks anew, for ever."""
         while True:
@@ -128,4 +156,5 @@ class Gateway:
             except (httpx.HTTPError, OSError, RuntimeError) as e:
                 log.warning("the Prefect server does not answer: %s", type(e).__name__)
             await self.refresh(FRESH_S)
+            await self.audit_refused()
             await asyncio.sleep(PROBE_S)

@@ -31,8 +31,14 @@ INCLUDES: dict[Role, tuple[Role, ...]] = {
 
 def allowed(people: PeopleSpec, role: Role, procedure: str = "") -> tuple[str, ...]:
     """Names of members and groups, or *, that have the role for a procedure."""
-    roles = people.procedures.get(procedure, people.roles)
-    return tuple(name for one in INCLUDES[role] for name in getattr(roles, one))
+    own = people.procedures.get(procedure)
+
+    def named(one: Role) -> tuple[str, ...]:
+        given: tuple[str, ...] | None = getattr(own, one) if own else None
+        general: tuple[str, ...] = getattr(people.roles, one)
+        return general if given is None else given
+
+    return tuple(name for one in INCLUDES[role] for name in named(one))
 
 
 def may(people: PeopleSpec, role: Role, who: Who, procedure: str = "") -> bool:
@@ -58,8 +64,8 @@ def no_approval(
 ) -> str:
     """Why somebody's word does not approve a plan; empty when it does.
 
-    A name from a shell or a form is what they say of themselves; only Slack's was proved, and
-    its groups were looked at by the gateway, the one place where they are known.
+    A name from a shell or a form is what they say of themselves, and so is the `source`: whoever
+    reaches the Prefect API is trusted. Of a Slack user the gateway has checked name and groups.
 
     Args:
         people: of the stack.
@@ -69,19 +75,26 @@ def no_approval(
         source: from where: slack, cli, ui, ...
         asked_by: who asked for the run.
     """
-    name, asker = (_person(who) for who in (by, asked_by))
+    name, asker = (_person(people, who) for who in (by, asked_by))
     if rule.four_eyes and not name:
         return "it has no name, and four eyes are needed"
+    if rule.four_eyes and asker in ("", "unknown"):
+        return "four eyes are needed, and nobody knows who asked for the run"
     if rule.four_eyes and name == asker:
         return "who asked for the run may not approve it (four_eyes)"
-    if source == "slack" or not restricted(people, "approver", procedure):
+    if not restricted(people, "approver", procedure):
         return ""
     if not name:
         return "it has no name, and only approvers of the inventory may approve"
     if may(people, "approver", Who(name=name), procedure):
         return ""
+    # Of a Slack user the gateway knows the groups; nobody else does.
+    if source == "slack" and set(people.groups) & set(allowed(people, "approver", procedure)):
+        return ""
     return f"{name} is no approver of {procedure}"
 
 
-def _person(actor: str) -> str:
-    return actor.strip().partition("@")[0]
+def _person(people: PeopleSpec, actor: str) -> str:
+    """The member behind a name; `USER@HOST` of a shell is its user."""
+    name = actor.strip().partition("@")[0]
+    return next((m for m, one in people.members.items() if name in one.shell), name)

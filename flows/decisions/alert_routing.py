@@ -6,6 +6,7 @@ from typing import Literal
 
 from blocks.alert_routes import REGEX, AlertRoute, AlertsSpec, Severity, Storm
 from blocks.models import Frozen
+from blocks.regex_cost import MATCHED
 
 Labels = Mapping[str, str]
 Why = Literal["unmatched", "unknown-service", "unknown-procedure", "told-only"]
@@ -56,13 +57,16 @@ def severity_of(labels: Labels, route: AlertRoute | None = None) -> Severity:
 
 
 def matches(route: AlertRoute, labels: Labels) -> bool:
-    """Whether every matcher holds; a missing label is an empty one, as in Alertmanager."""
+    """Whether every matcher holds; a missing label is an empty one, as in Alertmanager.
+
+    A regular expression sees the first 256 characters: its time is bounded for these.
+    """
     return all(_holds(wanted, labels.get(label, "")) for label, wanted in route.match.items())
 
 
 def _holds(wanted: str, value: str) -> bool:
     if wanted.startswith(REGEX):
-        return re.fullmatch(wanted.removeprefix(REGEX), value) is not None
+        return re.fullmatch(wanted.removeprefix(REGEX), value[:MATCHED]) is not None
     return wanted == value
 
 

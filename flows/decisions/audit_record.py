@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,8 +15,12 @@ from flows.decisions.plan import Plan
 
 LONGEST = 1000
 """Characters of one text."""
+CUT = 200
+"""Characters of one text where the whole record did not fit."""
 MOST = 40
-"""Reports of one run, states of one run; further ones are counted."""
+"""Of one run: its first reports, its last states, its last approvals; the others are counted."""
+_SAID_OF_APPROVAL = re.compile(r"an answer of .* did not count: |\S+ was approved by ", re.DOTALL)
+"""Notes of a report, as flows/approval.py writes them."""
 
 
 def record_of(run: EndedRun, alert: dict[str, str] | None = None) -> dict[str, Any]:
@@ -31,6 +36,7 @@ def record_of(run: EndedRun, alert: dict[str, str] | None = None) -> dict[str, A
     told = reports[-1] if reports else {}
     by_tag = _tagged(run.tags)
     stacks = by_tag.get("stack") or _names(run.parameters.get("stack"))
+    approvals = _approvals(run)
     return {
         "run": run.id,
         "name": run.name,
@@ -45,6 +51,8 @@ def record_of(run: EndedRun, alert: dict[str, str] | None = None) -> dict[str, A
         "asked": _asked(run.parameters),
         "reports": reports[:MOST],
         "reports_left_out": max(0, len(reports) - MOST),
+        "approvals": approvals[-MOST:],
+        "approvals_left_out": max(0, len(approvals) - MOST),
         "why": {
             "incident": run.incident,
             "alert": {str(k): _short(v) for k, v in (alert or {}).items()},
@@ -58,6 +66,7 @@ def record_of(run: EndedRun, alert: dict[str, str] | None = None) -> dict[str, A
             {"type": s.type, "name": s.name, "at": _iso(s.at), "message": _short(s.message)}
             for s in run.states[-MOST:]
         ],
+        "states_left_out": max(0, len(run.states) - MOST),
         "verdict": worst([str(r["verdict"]) for r in reports]),
         "state": {"id": last.id, "type": last.type, "name": last.name},
         "links": {"run": f"/runs/flow-run/{run.id}", "artifacts": [d.id for d in run.data][:MOST]},
@@ -65,9 +74,24 @@ def record_of(run: EndedRun, alert: dict[str, str] | None = None) -> dict[str, A
 
 
 def bare(run: EndedRun, why: str) -> dict[str, Any]:
-    """The record of a run whose data cannot be read: it must not hold up those after it."""
-    record = record_of(run.model_copy(update={"data": (), "parameters": {}}))
-    return {**record, "asked": "", "note": _short(why)}
+    """The record of a run whose data cannot be read or written: it must not hold up others.
+
+    What anybody may make as long as they like (name, tags, states) is cut, so that it always fits.
+    """
+    known = [t for t in run.tags if t.partition(":")[0] in ("actor", "service", "source", "stack")]
+    cut = {
+        "name": _short(run.name, CUT),
+        "procedure": _short(run.procedure, CUT),
+        "tags": tuple(_short(t, CUT) for t in known[:MOST]),
+        "states": tuple(
+            s.model_copy(update={"name": _short(s.name, CUT), "message": _short(s.message, CUT)})
+            for s in run.states
+        ),
+    }
+    record = record_of(run.model_copy(update={**cut, "data": (), "parameters": {}}))
+    links = {**record["links"], "artifacts": [d.id for d in run.data][:MOST]}
+    said = f"{_short(why)}; its reports and parameters are left out, its name and tags are cut"
+    return {**record, "asked": "", "links": links, "note": said}
 
 
 VERDICTS = ("passed", "planned", "blocked", "inconclusive", "failed", "error", "unknown")
@@ -104,8 +128,12 @@ class Known:
             self._prune_at = 2 * len(self._ends) + 4096
 
     def begin(self) -> str:
-        """From when on runs are read: the window before the newest, or what is asked for."""
-        return self.since or self.window.before(self.newest)
+        """From when on runs are read: the window before the newest; `since` only reaches further.
+
+        Where it began later, what ended in between would never be read again. Empty: the first.
+        """
+        catch_up = self.window.before(self.newest)
+        return min(self.since or catch_up, catch_up)
 
     def has(self, record: dict[str, Any]) -> bool:
         """Whether the trail has this end of this run."""
@@ -155,6 +183,17 @@ def _report(found: Data) -> dict[str, Any]:
         "plan": _plan(data.get("plan")),
         "attempts": [_attempt(_dict(a)) for a in _list(data.get("attempts"))[:MOST]],
     }
+
+
+def _approvals(run: EndedRun) -> list[str]:
+    """Who approved a plan, and whose answer did not count and why."""
+    told = [_list(d.data.get("notes")) for d in run.data if isinstance(d.data, dict)]
+    return [
+        _short(note)
+        for notes in told
+        for note in notes
+        if isinstance(note, str) and _SAID_OF_APPROVAL.match(note)
+    ]
 
 
 def _plan(data: Any) -> dict[str, Any] | None:
@@ -224,9 +263,9 @@ def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _short(value: Any) -> str:
+def _short(value: Any, longest: int = LONGEST) -> str:
     text = "" if value is None else str(value)
-    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+    return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 def _json(value: Any) -> str:

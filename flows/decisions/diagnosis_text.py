@@ -20,7 +20,7 @@ NEEDLES = (
 
 _ANSI = re.compile(rb"(?:\x1b|\\u001b)\[[0-9;?]{0,32}[A-Za-z]")
 _SECRETS = (
-    (re.compile(r"\b(hf_|sk-|ghp_|xox[abp]-|glpat-|nvapi-)[\w.-]{4,}"), r"\1[redacted]"),
+    (re.compile(r"\b(hf_|sk-|ghp_|xox[abep]-|xapp-|glpat-|nvapi-)[\w.-]{4,}"), r"\1[redacted]"),
     (re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{4,}"), r"\1 [redacted]"),
     (
         re.compile(
@@ -29,7 +29,17 @@ _SECRETS = (
         ),
         r"\1[redacted]",
     ),
-    (re.compile(r"(://)[^\s/@:]{1,256}:[^\s/@]{1,256}@"), r"\1[redacted]@"),
+    (
+        re.compile(r"(\s--[a-z-]{0,40}(?:key|token|secret|password)[ =]+)[^\s-]\S{3,}"),
+        r"\1[redacted]",
+    ),
+    (
+        re.compile(r"\b([A-Z0-9_]{0,60}(?:KEY|TOKEN|SECRET|PASSWORD)\s?=\s?[\"']?)[^\s\"']{4,}"),
+        r"\1[redacted]",
+    ),
+    (re.compile(r"\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{4,}"), "[redacted]"),
+    (re.compile(r"(hooks\.slack\.com/)[\w/-]{8,}"), r"\1[redacted]"),
+    (re.compile(r"(://)[^\s/@:]{0,256}:[^\s/@]{1,256}@"), r"\1[redacted]@"),
     (re.compile(r"\bAKIA[0-9A-Z]{12,20}\b"), "AKIA[redacted]"),
 )
 

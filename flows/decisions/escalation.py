@@ -10,9 +10,54 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from blocks.alert_routes import Severity
+from blocks.errors import GuardReason
 from blocks.escalation import PAGER, EscalationSpec, SeveritySpec
 from blocks.models import Frozen
 from flows.decisions.rotation import on_duty
+
+PASSES: tuple[GuardReason, ...] = ("locked", "cooling-down")
+"""Refusals that end by themselves within minutes. From an alert nobody is called for them: the
+procedure cannot try again, but the gateway looks at alerts that still fire every minute, starts
+it again once the other run or the pause is over, and calls people itself where that does not
+help. A page for "another run is at work on it" wakes somebody who can only wait."""
+UNANSWERED: tuple[GuardReason, ...] = ("frozen", "approval-expired", "not-approved")
+"""Refusals that leave a service as it was, though nobody decided so."""
+
+
+def calls_for_people(
+    *, source: str, procedure: str, verdict: str, blocked_by: str | None, rejected: bool
+) -> bool:
+    """Whether a run that nobody watches leaves something to a person.
+
+    An alert says that something is broken now: whatever did not pass leaves it so. A schedule
+    says nothing: a healthy service that nobody approved a change of must wake nobody, and only a
+    remediation is about a broken one.
+
+    Args:
+        source: of the run; who starts it by hand sees how it ended.
+        procedure: its name.
+        verdict: how it ended.
+        blocked_by: the guard that refused; None: none did.
+        rejected: a person looked at the plan, and said no.
+    """
+    if source not in ("alert", "schedule") or verdict == "passed" or rejected:
+        return False
+    if source == "alert":
+        return blocked_by not in PASSES
+    if verdict in ("failed", "error", "inconclusive") or blocked_by == "attempts-exhausted":
+        return True
+    return procedure.startswith("remediate-") and blocked_by in UNANSWERED
+
+
+def severity_of(procedure: str, incident: Severity | None) -> Severity:
+    """Of a procedure that did not help: its own or the incident's, the worse one.
+
+    Handbook 001: P0 down, P1 degraded, P2 minor.
+    """
+    own: Severity = "P1" if procedure.startswith("remediate-") else "P2"
+    if procedure == "remediate-outage":
+        own = "P0"
+    return min(own, incident or own)
 
 
 class Step(Frozen):

@@ -4,6 +4,7 @@ Handbook 001 P0: "Write incident report (within 24 hours)"; 002 "Resolution and 
 root cause, timeline, actions, preventive measures. What is not known is said to be unknown.
 """
 
+import re
 from datetime import datetime
 
 from blocks.incidents import Incident, Telling
@@ -68,7 +69,8 @@ def draft(facts: Facts) -> str:
         f"## Follow-ups\n\n{_bullets(_follow_ups(facts), box=True)}",
     ]
     if facts.checklist:
-        lines = "\n".join(f"- {_text(box.line)}" for box in facts.checklist)
+        # The first three characters are the box itself.
+        lines = "\n".join(f"- {b.line[:3]} {_text(b.line[3:])}" for b in facts.checklist)
         parts.append(f"## Checklist\n\n{lines}")
     parts.append(f"_Drafted from the record {_when(facts.drafted_at)}; a person completes it._")
     return "\n\n".join(parts) + "\n"
@@ -194,9 +196,25 @@ def _bullets(lines: list[str], *, box: bool = False) -> str:
     return "\n".join(f"- {'[ ] ' if box else ''}{_text(line)}" for line in lines)
 
 
+def harmless(value: str) -> str:
+    """One line of text that mentions nobody, links nowhere and shows no image in markdown.
+
+    Mattermost reads Slack's `<!channel>` and `<URL|words>` as well.
+    """
+    line = re.sub(r"([\\\[\]!])", r"\\\1", " ".join(value.split())[:1000])
+    return line.replace("@", "@\u200b").replace("<", "<\u200b")
+
+
+def harmless_url(value: str) -> str:
+    """A link as it is; empty where it is none. What could end it, or begin another, is encoded."""
+    if not re.fullmatch(r"https?://[^\s<>]{1,1000}", value):
+        return ""
+    return re.sub(r"[\[\]()!@|`\\*]", lambda found: f"%{ord(found[0]):02X}", value)
+
+
 def _text(value: str) -> str:
     """One line that starts no heading, no table and no mark-up of its own."""
-    return " ".join(value.split()).replace("<", "&lt;")[:1000]
+    return harmless(value).replace("<\u200b", "&lt;")
 
 
 def _cell(value: str) -> str:

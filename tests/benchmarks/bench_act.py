@@ -23,7 +23,11 @@ from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+from prefect.client.schemas.objects import FlowRun
+from prefect.exceptions import PrefectHTTPStatusError
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
+from deployments.gateway.dispatch import PAUSES_S
 from deployments.nudge import nudge
 from tests.conftest import PrefectServer
 from tests.real.zygote_site import Deployment, Site, sync_client, until
@@ -82,8 +86,14 @@ def _treated(
     patient.fail()
     options = {"actor": "alertmanager", "source": "alert"}
     parameters = {"stack": patient.stack, "service": SERVICE, "options": options}
+    tags = [f"procedure:{PROCEDURE}", f"stack:{patient.stack}", f"service:{SERVICE}"]
+    body = {
+        "parameters": parameters,
+        "idempotency_key": uuid.uuid4().hex,
+        "tags": [*tags, "actor:alertmanager", "source:alert"],  # as the gateway gives them
+    }
     began = time.time()
-    run = client.create_flow_run_from_deployment(deployment.id, parameters=parameters)
+    run = _created(client, deployment, body)
     posted = time.time()
     if home:
         assert nudge(home), "the warm worker does not listen"
@@ -96,6 +106,19 @@ def _treated(
         "flow": _first_act_s(client, run.id),
         "start": ended.start_time.timestamp() - began if ended.start_time else 0.0,
     }
+
+
+def _created(client: SyncPrefectClient, deployment: Deployment, body: dict[str, Any]) -> FlowRun:
+    """A run, made as the gateway does: a busy database is asked again at once."""
+    path = f"/deployments/{deployment.id}/create_flow_run"
+    for pause in PAUSES_S:
+        try:
+            with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+                answer = client._client.post(path, json=body)
+            return FlowRun.model_validate(answer.json())
+        except PrefectHTTPStatusError:
+            time.sleep(pause)
+    raise AssertionError("the server stays busy")
 
 
 def _first_act_s(client: SyncPrefectClient, run_id: UUID) -> float:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from blocks.alert_routes import AlertRoute, AlertsSpec, Storm
+from blocks.regex_cost import tries
 from flows.decisions.alert_routing import (
     Routed,
     Start,
@@ -180,3 +181,57 @@ def test_nothing_is_dropped_under_the_bounds(storm, gaps):
 def test_clock_that_was_set_back_opens_no_window():
     storm = Storm(per_service=1, total=1, window_s=60)
     assert admits([Start(service="a", at=5000.0)], 1000.0, storm, "b")
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "(a+)+b",
+        "(a|a)*b",
+        "(a|ab)*c",
+        ".*.*.*.*x",
+        "a?" * 30 + "a" * 30,
+        "(a?){30}a{30}",
+        "(?:a|a)" * 30 + "b",
+        "(?=.*.*.*.*)x",
+        "(?>a+)+b",
+        "(?:(?:a{0,9}){0,9}){0,9}b",
+        "a" * 501,
+    ],
+)
+def test_regular_expression_that_could_take_for_ever_is_refused(pattern):
+    with pytest.raises(ValidationError, match="too many ways|more than 500"):
+        AlertRoute(match={"alertname": f"~{pattern}"})
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["Vllm(Down|Slow|Frozen)", ".*", ".*a.*b.*", "(Foo|Bar)?.*", "(?i)vllm.*", "[a-z-]+", r"(\w+)-\1"],
+)
+def test_regular_expression_as_people_write_them_is_taken(pattern):
+    assert AlertRoute(match={"alertname": f"~{pattern}"}).match
+
+
+fragments = st.recursive(
+    st.sampled_from(["a", "b", ".", "[ab]", "ab", ""]),
+    lambda inner: st.one_of(
+        st.tuples(inner, st.sampled_from(["*", "+", "?", "{0,3}", "{2}", "*?"])).map(
+            lambda p: f"(?:{p[0]}){p[1]}"
+        ),
+        st.tuples(inner, inner).map("".join),
+        st.tuples(inner, inner).map(lambda p: f"(?:{p[0]}|{p[1]})"),
+    ),
+    max_leaves=8,
+)
+
+
+@given(fragments, fragments)
+def test_the_bound_only_grows_with_the_pattern(one, two):
+    assert tries(one + two) == pytest.approx(tries(one) + tries(two))
+    assert tries(f"(?:{one})*") >= tries(one)
+
+
+def test_only_the_first_characters_of_a_value_are_matched():
+    one = AlertRoute(match={"alertname": "~a*"})
+    assert matches(one, {"alertname": "a" * 256 + "b"})
+    assert not matches(one, {"alertname": "a" * 255 + "b"})

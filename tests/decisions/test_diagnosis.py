@@ -325,6 +325,18 @@ def test_secrets_do_not_reach_the_evidence() -> None:
             assert tail not in repr(found), secret
         assert tail not in redact(secret)
     assert "max_tokens=9000" in redact("max_tokens=9000 token=None")
+    line = "serve --max-num-batched-tokens 8192 --api-key abcd1234 --hf-token=efgh5678"
+    assert redact(line) == (
+        "serve --max-num-batched-tokens 8192 --api-key [redacted] --hf-token=[redacted]"
+    )
+    for secret, tail in {
+        "xapp-1-A0-abcdef": "abcdef",
+        "LITELLM_SALT_KEY=abcd1234": "abcd1234",
+        "eyJhbGciOiJIUzI1.eyJzdWIiOiIxMjM0.SflKxwRJ": "SflKxwRJ",
+        "https://hooks.slack.com/services/T00/B00/abcdefgh": "abcdefgh",
+        "redis://:hunter22@cache:6379": "hunter22",
+    }.items():
+        assert tail not in redact(secret), secret
 
 
 def test_a_long_stream_needs_little_memory() -> None:

@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blocks.alert_routes import Severity
+from blocks.errors import GuardReason
 from blocks.escalation import EscalationSpec
-from flows.decisions.escalation import Course, course, due
+from blocks.journal import Verdict
+from flows.decisions.escalation import Course, calls_for_people, course, due, severity_of
 
 ZONE = "America/Los_Angeles"
 
@@ -201,3 +203,55 @@ def test_business_minutes_add_up_to_the_response_time(hours: dict[str, Any]) -> 
     assert found
     took = (found.exhausted_at - found.steps[-1].at).days
     assert took in ((1, 2) if not hours else (69, 70))
+
+
+OUTCOMES: list[tuple[str, str | None]] = [
+    *((v, None) for v in get_args(Verdict) if v != "blocked"),
+    *(("blocked", reason) for reason in get_args(GuardReason)),
+]
+
+
+def calling(source: str, procedure: str) -> set[str]:
+    """The verdicts and refusals that people are called for."""
+    return {
+        reason or verdict
+        for verdict, reason in OUTCOMES
+        if calls_for_people(
+            source=source,
+            procedure=procedure,
+            verdict=verdict,
+            blocked_by=reason,
+            rejected=False,
+        )
+    }
+
+
+def test_an_alert_calls_for_everything_that_leaves_the_service_broken() -> None:
+    every = {reason or verdict for verdict, reason in OUTCOMES}
+    assert calling("alert", "remediate-oom") == every - {"passed", "locked", "cooling-down"}
+
+
+def test_a_schedule_wakes_nobody_for_a_healthy_service() -> None:
+    bad = {"failed", "error", "inconclusive", "attempts-exhausted"}
+    assert calling("schedule", "restore-context") == bad
+    left = {"approval-expired", "frozen", "not-approved"}
+    assert calling("schedule", "remediate-latency") == bad | left
+
+
+def test_who_started_it_by_hand_and_who_rejected_it_are_not_called() -> None:
+    assert not any(calling(source, "remediate-oom") for source in ("cli", "ui", "slack"))
+    for source in ("alert", "schedule"):
+        assert not calls_for_people(
+            source=source,
+            procedure="remediate-oom",
+            verdict="blocked",
+            blocked_by="not-approved",
+            rejected=True,
+        )
+
+
+def test_the_worse_severity_counts() -> None:
+    assert severity_of("remediate-outage", "P2") == "P0"
+    assert severity_of("remediate-latency", "P0") == "P0"
+    assert severity_of("remediate-latency", "P3") == "P1"
+    assert severity_of("restore-context", None) == "P2"

@@ -1,5 +1,6 @@
 """The draft says what the facts say, in the order of time, and calls the rest unknown."""
 
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -8,8 +9,8 @@ from hypothesis import strategies as st
 
 from blocks.escalation import ChecklistItem, SeveritySpec
 from blocks.incidents import Acknowledged, Ended, Heard, Incident, Opened, Telling, Told
-from flows.decisions.checklist import Seen, boxes
-from flows.decisions.incident_report import UNKNOWN, Action, Facts, draft
+from flows.decisions.checklist import Box, Seen, boxes
+from flows.decisions.incident_report import UNKNOWN, Action, Facts, draft, harmless
 
 NOON = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 
@@ -168,3 +169,21 @@ def test_no_text_breaks_a_table_or_adds_a_heading(title: str, said: str, evidenc
     assert heads == ["## Summary", "## Impact", "## Timeline (UTC)", "## Actions", "## Cause"]
     assert text.count("```") == 2
     assert draft(facts) == text
+
+
+@given(NASTY)
+def test_no_text_mentions_shows_or_links(said: str) -> None:
+    line = harmless(said)
+    assert "\n" not in line and not re.search(r"@(?!\u200b)|<(?!\u200b)", line)
+    plain = re.sub(r"\\\\", "", line)  # a pair is one backslash that is shown
+    assert not re.search(r"(?<!\\)[\[\]!]", plain)
+
+
+def test_an_image_in_an_alert_is_text_in_the_report_and_the_boxes_stay() -> None:
+    alert = {"name": "Down", "summary": "![x](http://evil/p.png) @here <b>"}
+    boxes = (Box(text="Look [here](http://evil)", seen=Seen(at=NOON)),)
+    incident = Incident(opened=opened(alert=alert, title="[down](http://evil)"))
+    text = draft(WHOLE.model_copy(update={"incident": incident, "checklist": boxes}))
+    assert "![x]" not in text and "[down](" not in text.replace("\\[down\\](", "")
+    assert "\\!\\[x\\](http://evil/p.png) @\u200bhere &lt;b>" in text
+    assert "- [x] Look \\[here\\](http://evil) (12:00 UTC)" in text

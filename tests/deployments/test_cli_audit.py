@@ -35,6 +35,7 @@ def run_record(**more: Any) -> dict[str, Any]:
         "services": ["chat"],
         "who": {"actor": "ada", "source": "slack", "approver": "bob, from slack"},
         "why": {"diagnosis": "oom_kv_cache", "alert": {"name": "VLLMDown"}, "incident": "1a2b3c4d"},
+        "approvals": ["an answer of eve, from slack did not count: not a member"],
         "reports": [
             {"message": "stepped | down", "plan": plan, "attempts": [{"plan": plan, "kept": True}]}
         ],
@@ -77,6 +78,7 @@ def test_csv_is_a_table_without_formulas(trail: AuditLog, tmp_path: Path) -> Non
         rows = list(csv.DictReader(f))
     assert tuple(rows[0]) == COLUMNS
     assert rows[0]["change"] == "enforce_eager (default) -> true, max_model_len 16384 -> 8192"
+    assert rows[0]["approvals"] == "an answer of eve, from slack did not count: not a member"
     assert rows[0]["approver"] == "bob, from slack" and rows[0]["alert"] == "VLLMDown"
     assert rows[0]["hash"] == next(trail.records())["hash"]
     assert rows[1]["actor"] == "'=HYPERLINK(1)" and "not a member" in rows[1]["message"]
@@ -124,6 +126,35 @@ def test_verify_names_the_first_broken_record(trail: AuditLog) -> None:
     shown = invoke("--format", "csv")
     assert shown.exit_code == 1 and ":2: was changed" in shown.stderr
     assert invoke("verify", "--folder", str(path)).exit_code == 2
+
+
+@pytest.mark.parametrize("how", ["removed", "written anew", "the end cut off"])
+def test_what_the_last_export_proved_must_be_there(trail: AuditLog, how: str) -> None:
+    """What is left is a whole chain of its own."""
+    found = trail.verify()
+    save_exported(Exported(at=NOW, run_id="r", seq=found.seq, hash=found.hash))
+    assert invoke("verify").exit_code == 0 and invoke("--format", "csv").exit_code == 0
+    trail.append("access", {"actor": "later"})
+    assert invoke("verify").exit_code == 0
+    for path in (*(p for p, _ in trail.snapshot().files), trail.folder / "head.json"):
+        path.unlink()
+    if how != "removed":
+        trail.extend("access", [{"actor": "eve"}] * (2 if how == "the end cut off" else 5))
+    assert trail.verify().first_broken is None
+    said = "is another one now" if how == "written anew" else "is gone"
+    for words in (["verify"], ["--format", "csv"]):
+        broken = invoke(*words)
+        assert broken.exit_code == 1
+        assert "export.json:1: names record 3" in broken.stderr and said in broken.stderr
+    assert invoke("verify", "--folder", str(trail.folder)).exit_code == 1
+
+
+def test_an_export_of_nothing_asks_for_nothing(home: Path) -> None:
+    save_exported(Exported(at=NOW, run_id="r", seq=0, hash="0" * 64))
+    shown = invoke("verify")
+    assert shown.exit_code == 0 and "nothing to prove" in shown.stdout
+    AuditLog().append("access", {"actor": "ada"})
+    assert invoke("verify").exit_code == 0
 
 
 def test_an_empty_trail_says_so(home: Path) -> None:
@@ -187,6 +218,9 @@ async def test_doctor_reads_the_servers_own_settings(
     assert [vacuum.status, events.status, trail.status] == ["ok", "ok", "ok"]
     assert "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED=events,flow_runs" in vacuum.message
     assert "RETENTION_PERIOD=7776000" in vacuum.message
+    save_exported(Exported(at=NOW, run_id="r", seq=2, hash=told))
+    gone = (await audit_lines())[2]
+    assert gone.status == "fail" and "names record 2" in gone.message
     (log.folder / "head.json").write_text("{}")
     assert (await audit_lines())[2].status == "fail"
 

@@ -10,7 +10,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from blocks.incidents import Ended, add, open_incidents, read_incident
+from blocks.audit_log import AuditLog
+from blocks.errors import Transient
+from blocks.incidents import Ended, Opened, add, open_incident, open_incidents, read_incident
 from deployments.gateway import dispatcher as dispatching
 from deployments.gateway.app import build, working
 from deployments.gateway.state import Gateway
@@ -211,11 +213,14 @@ async def test_storm_is_bounded_and_what_was_dropped_is_written_down(front):
     assert "alerts may start 2 (alerts.storm.total)" in rows[2].reason
     assert rows[2].card.startswith(f"storm-{stack}-")
     assert len(await runs_of(stack)) == 2
+    records = [r for r in AuditLog().records() if r["kind"] == "incident"]
+    assert [(r["what"], r["stack"], r["service"]) for r in records] == [("dropped", stack, "s2")]
     page = (await front.client.get("/metrics")).text
     assert f'received_total{{outcome="dropped",stack="{stack}"}} 1.0' in page
 
 
-async def test_dropped_alert_that_still_fires_after_the_storm_is_taken_up(front):
+@pytest.mark.parametrize("repeated", [True, False])
+async def test_dropped_alert_that_still_fires_after_the_storm_is_taken_up(front, repeated):
     storm = {"per_service": 1, "total": 1, "window_s": 3600}
     stack = await ready(front, inventory(2, storm=storm))
     await front.post(stack, alert("s0"), alert("s1"))
@@ -223,17 +228,24 @@ async def test_dropped_alert_that_still_fires_after_the_storm_is_taken_up(front)
     inbox = front.gateway.inbox
     await inbox.update(dropped, again_at=time.time())  # the window is over
     await inbox.update(started, decided_at=time.time() - 3601)
-    assert (await front.post(stack, alert("s1"))).json()["accepted"] == 1
+    if repeated:
+        await front.post(stack, alert("s1"))
+    for _ in range(1200):
+        if (await inbox.firing(dropped.key)).outcome != "dropped":
+            break
+        await asyncio.sleep(0.05)
     assert [r.outcome for r in await front.rows(stack)] == ["started", "started"]
     assert len(await runs_of(stack)) == 2
 
 
-async def test_alert_nobody_repeated_for_an_hour_starts_nothing(inbox):
+async def test_alert_that_waited_for_an_hour_starts_nothing_until_it_is_sent_again(inbox):
     spec = await deployed(inventory())
     async with opened(inbox, works=False) as front:
         await front.post(spec.name, alert("s0"))
         (row,) = await front.gateway.inbox.all()
-        await front.gateway.inbox.update(row, seen_at=row.seen_at - dispatching.TOO_OLD_S - 1)
+        # It is repeated all the time: that makes it no younger.
+        long_ago = row.received_at - dispatching.TOO_OLD_S - 1
+        await front.gateway.inbox.update(row, received_at=long_ago)
     async with opened(inbox) as front:
         (row,) = await front.rows(spec.name)
         assert row.outcome == "too-old"
@@ -308,6 +320,12 @@ async def test_wrong_token_and_unknown_stack_are_one_answer(front):
     assert len({a.text for a in answers}) == 1
     assert len({tuple(a.headers.items()) for a in answers}) == 1
     assert await front.gateway.inbox.pending() == 0
+    await front.gateway.audit_refused()
+    refused = [r["refused"] for r in AuditLog().records() if r["kind"] == "access"]
+    counts = [sum(r.get(name, 0) for r in refused) for name in (stack, "other")]
+    # Two asked for the stack itself; what else was asked for is no name of ours.
+    assert counts == [2, 3]
+    assert "no-such-stack" not in str(refused)
 
 
 async def test_stack_is_taken_from_its_label(front):
@@ -374,3 +392,82 @@ async def test_group_is_kept_as_a_whole_or_not_at_all(front):
     answer = await front.post(stack, alert("s0"), alert("s0", fingerprint=""))
     assert answer.status_code == 422
     assert await front.rows(stack) == []
+
+
+async def test_worse_alert_is_an_incident_of_its_own(front):
+    routes = [
+        {"match": {"alertname": "Slow"}, "procedure": "remediate-latency", "severity": "P2"},
+        {"match": {"alertname": "VllmDown"}, "procedure": "remediate-outage", "severity": "P0"},
+    ]
+    stack = await ready(front, inventory(routes=routes), "remediate-outage", "remediate-latency")
+    for name in ("Slow", "VllmDown", "Slow"):
+        await front.post(stack, alert("s0", name=name, n=len(await front.rows(stack))))
+        await front.rows(stack)
+    slow, down, again = await front.rows(stack)
+    assert down.member == down.incident != slow.member == again.member
+    assert {i.opened.severity for i in await open_incidents(stack)} == {"P0", "P2"}
+    runs = {r.parameters["options"]["incident"] for r in await runs_of(stack)}
+    assert runs == {slow.incident, down.incident}
+
+
+async def test_incident_of_another_stack_is_not_ended(inbox):
+    spec = await deployed(inventory())
+    async with opened(inbox, works=False) as front:
+        await front.post(spec.name, alert("s0", status="resolved"))
+        (row,) = await front.gateway.inbox.all()
+    theirs = Opened(
+        id=row.incident,
+        stack=f"not-{spec.name}",
+        service="s0",
+        severity="P1",
+        title="theirs",
+        source="cli",
+        at=datetime.now(UTC),
+    )
+    assert await open_incident(theirs)
+    async with opened(inbox) as front:
+        assert [r.outcome for r in await front.rows(spec.name)] == ["nothing-open"]
+    found = await read_incident(row.incident)
+    assert found and found.ended is None
+
+
+async def test_alert_full_of_emoji_opens_its_incident(front):
+    stack = await ready(front, inventory())
+    large = alert("s0", annotations={"summary": "\U0001f600" * 3000})
+    large["generatorURL"] = "http://monitor/" + "\U0001f600" * 3000
+    await front.post(stack, large)
+    assert [r.outcome for r in await front.rows(stack)] == ["started"]
+    (incident,) = await open_incidents(stack)
+    assert incident.opened.title.startswith("\U0001f600" * 20)
+
+
+@pytest.mark.parametrize("how", ["fails", "hangs"])
+async def test_alert_that_keeps_failing_lets_the_others_go_first(inbox, monkeypatch, how):
+    """No parameters are known for which a Prefect server fails for ever: one step is replaced."""
+    begin = dispatching.start_run
+
+    async def started(procedure, parameters, **more):
+        if parameters["service"] != "s0":
+            return await begin(procedure, parameters, **more)
+        if how == "hangs":
+            await asyncio.sleep(600)
+        raise Transient("the run: the Prefect server answers 500")
+
+    monkeypatch.setattr(dispatching, "start_run", started)
+    monkeypatch.setattr(dispatching, "STEP_S", 5.0)
+    spec = await deployed(inventory(2))
+    async with opened(inbox) as front:
+        await front.post(spec.name, alert("s0"), alert("s1"))
+        for _ in range(1200):
+            bad, good = await front.gateway.inbox.all()
+            if good.outcome and bad.later_at:
+                break
+            await asyncio.sleep(0.05)
+        assert (good.outcome, bad.outcome) == ("started", "")
+        assert "answers 500" in bad.reason or "no end within 5 s" in bad.reason
+        assert bad.later_at > time.time()
+        assert bad.card == bad.incident
+        monkeypatch.setattr(dispatching, "start_run", begin)  # it is not given up
+        await front.gateway.inbox.update(bad, later_at=time.time())
+        front.gateway.inbox.arrived.set()
+        assert [r.outcome for r in await front.rows(spec.name)] == ["started", "started"]

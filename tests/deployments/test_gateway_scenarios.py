@@ -1,39 +1,19 @@
 """Every scenario with steps is played on one real platform: `runbooks up`, as a user starts it."""
 
 import asyncio
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 from pydantic import ValidationError
 
-from deployments.play_platform import secrets
 from deployments.scenario_steps import Step
 from deployments.scenarios import Played, Scenario, load_all, play
-from tests import quick
-from tests.conftest import free_port
 from tests.real.upped import Upped
+from tests.real.whole import prefect_server  # noqa: F401 - a fixture
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(280)]
 SCENARIOS = {s.name: s for s in load_all() if s.steps}
-AT_ONCE = 4
-
-
-@pytest.fixture(scope="module")
-def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Upped]:
-    """A whole platform instead of a server alone; Prefect in this process talks to it."""
-    quick.remember_secret_fields()
-    home: Path = tmp_path_factory.mktemp("platform") / "home"
-    port = free_port()
-    with Upped(home, port, "--gateway-port", str(port), env=secrets()) as up:
-        up.ready()
-        with (
-            pytest.MonkeyPatch.context() as patch,
-            temporary_settings({PREFECT_API_URL: f"{up.ui}/api", PREFECT_HOME: home / "prefect"}),
-        ):
-            patch.setenv("RUNBOOKS_HOME", str(home))
-            yield up
+AT_ONCE = 2
+"""With more at once, Prefect's SQLite stands still for up to a minute (`database is locked`)."""
 
 
 def disturbs(scenario: Scenario) -> bool:
@@ -43,7 +23,8 @@ def disturbs(scenario: Scenario) -> bool:
 
 @pytest.fixture(scope="module")
 def plays(
-    request: pytest.FixtureRequest, prefect_server: Upped
+    request: pytest.FixtureRequest,
+    prefect_server: Upped,  # noqa: F811
 ) -> dict[str, Played | BaseException]:
     """Every scenario that a test asks for, played beside each other: they mostly wait."""
     items = [i for i in request.session.items if i.path == request.path]

@@ -142,12 +142,14 @@ async def test_the_commands_answer_too(place: World) -> None:
 async def test_the_log_has_no_secrets_and_is_private(place: World) -> None:
     message = await card(place, "k")
     await place.slack.click(message, "show-log", user="U3")
-    said = await place.told("Log of", "last line", user="U3")
+    await place.told("You may not", "read a log", "operator", user="U3")
+    await place.slack.click(message, "show-log", user="U1")
+    said = await place.told("Log of", "last line", user="U1")
     assert "hf_verysecretvalue" not in said.words and not said.mentions
     assert said.words.count("```") == 2
     assert place.slack.messages() == [message]
-    await place.slack.click(await card(place, "l", service="nowhere"), "show-log", user="U3")
-    await place.told("There is no service", user="U3")
+    await place.slack.click(await card(place, "l", service="nowhere"), "show-log", user="U1")
+    await place.told("There is no service", user="U1")
 
 
 async def test_an_incident_is_taken_by_its_button(place: World) -> None:
@@ -171,6 +173,15 @@ async def test_an_incident_is_taken_by_its_button(place: World) -> None:
     found = await read_incident(incident)
     assert found and found.acknowledged and found.acknowledged.by == "ada"
     assert [m.text for m in place.slack.replies(message)] == ["`ada` has it."]
+    await place.ask(f"close {incident}", "You may not", "close", user="U3")
+    await place.ask("close", "Which incident?")
+    await place.ask("close ffffffff", "There is no incident")
+    await place.ask(f"close {incident}", "is closed", "down")
+    found = await read_incident(incident)
+    assert found and found.ended and (found.ended.by, found.ended.how) == ("ada", "closed")
+    assert [m.text for m in place.slack.replies(message)][-1] == "`ada` closed it."
+    await place.ask(f"close {incident}", "is over already (closed)")
+    assert place.audit().count('"what":"closed"') == 1
 
 
 @pytest.mark.parametrize("value", ["", "null", "[]", "5", "{", '{"run": {"a": 1}}', "[" * 99])

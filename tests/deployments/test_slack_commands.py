@@ -3,8 +3,10 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextvars import copy_context
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Thread
 from typing import Any
 from uuid import uuid4
 
@@ -17,8 +19,9 @@ from prefect.states import Completed
 
 from blocks.errors import Permanent
 from blocks.incidents import Ended, Opened, add, open_incident, read_incident
+from blocks.people import PeopleSpec
 from blocks.windows import Window
-from deployments.gateway.slack_freeze import freeze
+from deployments.gateway.slack_freeze import _changed, freeze
 from deployments.gateway.slack_line import lasting, read, wanted
 from deployments.gateway.slack_procedures import names
 from deployments.gateway.slack_words import Told, quoted
@@ -231,6 +234,26 @@ async def test_freezes_of_two_at_once_both_hold(place: World) -> None:
     assert (await place.stored()).freeze == (kept,)
     await place.ask("unfreeze", "No freeze from Slack was on")
     assert place.audit().count('"what":"freeze"') == 2
+
+
+async def test_a_freeze_does_not_undo_what_is_applied_meanwhile(place: World) -> None:
+    """An approver is revoked between the freeze's reading and its writing."""
+    revoked = place.spec.model_copy(update={"people": PeopleSpec()})
+    assert (await place.stored()).people != revoked.people
+    windows: tuple[Window, ...] = ()
+
+    def change(there: tuple[Window, ...]) -> tuple[Window, ...]:
+        thread = Thread(target=copy_context().run, args=(asyncio.run, register(revoked)))
+        thread.start()
+        thread.join()
+        return windows
+
+    now = datetime.now(UTC).replace(microsecond=0)
+    until = now + timedelta(hours=1)
+    windows = (Window.model_validate({"from": now, "until": until, "reason": "release"}),)
+    assert await _changed(place.spec.name, change) == windows
+    stored = await place.stored()
+    assert (stored.people, stored.freeze) == (revoked.people, windows)
 
 
 async def test_old_freezes_do_not_pile_up(place: World) -> None:

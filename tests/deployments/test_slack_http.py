@@ -44,8 +44,9 @@ def spec(name: str, secret: str) -> StackSpec:
 class Door:
     """The gateway's endpoints with two stacks, and what got through them."""
 
-    def __init__(self, client: httpx.AsyncClient, got: list[Any]) -> None:
+    def __init__(self, client: httpx.AsyncClient, got: list[Any], gateway: Gateway) -> None:
         self.client, self.got, self.now = client, got, time.time()
+        self.gateway = gateway
 
     async def post(
         self,
@@ -90,8 +91,9 @@ async def door(home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> A
     gateway._loaded_at = gateway._tried_at = time.monotonic()
     transport = httpx.ASGITransport(app=build(gateway))
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
-        yield Door(client, got)
-    await gateway.inbox.close()
+        made = Door(client, got, gateway)
+        yield made
+    await made.gateway.inbox.close()
 
 
 async def test_the_stack_is_the_one_whose_secret_signed(door: Door) -> None:
@@ -137,6 +139,54 @@ async def test_a_replay_is_refused_and_its_twin_a_second_later_is_not(door: Door
     assert (await door.post(path="/slack/actions")).status_code == 401
     assert (await door.post(at=1)).status_code == 200
     assert len(await door.worked()) == 2
+
+
+async def test_a_replay_after_a_restart_is_refused(door: Door, tmp_path: Path) -> None:
+    assert (await door.post()).status_code == 200
+    stacks = door.gateway._stacks
+    await door.gateway.inbox.close()
+    again = Gateway(tmp_path / "inbox.db")
+    again._stacks, again._loaded_at, again._tried_at = stacks, time.monotonic(), time.monotonic()
+    transport = httpx.ASGITransport(app=build(again))
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+        second = Door(client, door.got, again)
+        second.now = door.now
+        assert (await second.post()).status_code == 401
+        assert (await second.post(at=1)).status_code == 200
+    assert len(await door.worked()) == 2
+    door.gateway = again
+
+
+async def test_the_first_requests_wait_for_the_secrets(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = slack_http.resolve
+
+    async def resolve(ref: str) -> Any:
+        await asyncio.sleep(0.2)
+        return await slow(ref)
+
+    monkeypatch.setattr(slack_http, "resolve", resolve)
+    said = await asyncio.gather(*(door.post(at=n) for n in range(5)))
+    assert [a.status_code for a in said] == [200] * 5
+
+
+async def test_before_the_stacks_are_known_it_is_busy(door: Door) -> None:
+    door.gateway._loaded_at, door.gateway._tried_at = float("-inf"), float("inf")
+    assert (await door.post()).status_code == 503
+    door.gateway._loaded_at = time.monotonic()
+    assert (await door.post()).status_code == 200
+
+
+async def test_a_memory_that_is_full_or_broken_lets_nothing_through(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slack_http, "SEEN_MOST", 1)
+    assert (await door.post()).status_code == 200
+    assert (await door.post(at=1)).status_code == 503
+    door.gateway.inbox._db.execute("DROP TABLE seen")
+    assert (await door.post(at=2)).status_code == 503
+    assert len(await door.worked()) == 1
 
 
 async def test_a_huge_body_is_not_read(door: Door) -> None:

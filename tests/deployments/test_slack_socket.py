@@ -4,12 +4,15 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from blocks.slack_blocks import actions, button, section
+from blocks.slack_card import show
 from blocks.stack import StackSpec
-from deployments.gateway import slack_socket
+from deployments.gateway import slack_dispatch, slack_socket
+from deployments.gateway.slack_modals import CALLBACK
 from deployments.gateway.slack_socket import listen
 from deployments.gateway.state import Gateway
 from deployments.sandbox.slack_server import SlackServer
@@ -46,7 +49,9 @@ class Line:
 
 
 @pytest.fixture
-async def line(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Line]:
+async def line(
+    home: Path, prefect_server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Line]:
     async with SlackServer() as slack:
         for name, value in slack.env.items():
             monkeypatch.setenv(name, value)
@@ -85,6 +90,30 @@ async def test_what_is_no_work_of_ours_is_acknowledged(line: Line) -> None:
     await line.slack.connected()
     ack = await line.slack._deliver("events_api", {"type": "event_callback"}, "", 30)
     assert ack.acked and line.got == []
+
+
+async def test_a_click_that_cannot_be_worked_is_answered(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await line.slack.connected()
+    (spec,) = line.gateway.stacks().values()
+    assert spec.slack
+    value = json.dumps({"stack": spec.name, "run": "r", "digest": "d"})
+    blocks = [section("a plan waits"), actions([button("Approve", "approve", value)])]
+    await show(spec.slack, "card", blocks, "a plan waits")
+    monkeypatch.setattr(slack_dispatch, "MOST_AT_ONCE", 0)
+    await line.slack.click(line.slack.messages("C1")[-1], "approve", user="U1")
+    await until(lambda: any(slack_dispatch.BUSY in m.words for m in line.slack.ephemerals))
+    assert line.got == []
+    typed = await line.slack.command("/runbook", "help", user="U1", channel="C1")
+    assert typed.payload["text"] == slack_dispatch.BUSY
+
+
+def test_a_form_that_cannot_be_worked_stays_open() -> None:
+    view = {"callback_id": CALLBACK, "state": {"values": {"service": {}}}}
+    payload = {"type": "view_submission", "view": view}
+    said = slack_dispatch.busy(cast(Gateway, None), (), payload)
+    assert said == {"response_action": "errors", "errors": {"service": slack_dispatch.BUSY}}
 
 
 @pytest.mark.parametrize("how", ["asked", "dropped", "away"])

@@ -118,13 +118,19 @@ async def test_two_approve_at_once_and_one_act_is_done(build: Build) -> None:
     assert report.verdict == "passed" and len(report.attempts) == 1
 
 
-PEOPLE = {"people": {"members": {"eve": {}}, "roles": {"approver": ["eve"]}}}
+PEOPLE = {
+    "people": {
+        "members": {"eve": {"shell": ["e.adams"]}},
+        "groups": {"leads": "S1"},
+        "roles": {"approver": ["eve", "leads"]},
+    }
+}
 
 
 async def test_only_an_approver_counts_and_four_eyes_are_two_people(build: Build) -> None:
     scene = await build(**ASK)
     await scene.edit(approval={"four_eyes": True}, **PEOPLE)
-    run, waits = await begin(scene, actor="eve@desk")
+    run, waits = await begin(scene, actor="e.adams@desk")
     for actor, source in (("bob", "cli"), ("", "ui"), ("eve", "slack")):
         given = await answer(waits.run_id, "approve", actor=actor, source=source)  # type: ignore[arg-type]
         assert given.status == "resumed", given

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -18,14 +18,18 @@ from blocks.incidents import (
     Acknowledged,
     Ended,
     Heard,
+    Incident,
+    Led,
     Opened,
     Telling,
     Told,
     add,
     heard,
+    lead,
     open_incident,
     open_incidents,
     read_incident,
+    read_lead,
     read_told,
     tell_once,
 )
@@ -35,6 +39,8 @@ from deployments.bootstrap import register
 from deployments.sandbox.slack_server import SlackServer
 from deployments.scenarios import SERVICE
 from flows.escalate_incident import escalate_incident
+from flows.escalation_state import Escalation
+from flows.escalation_telling import words_of
 from flows.report import Options, Report
 from tests.blocks.pagerduty_events import Events
 from tests.conftest import PrefectServer
@@ -101,7 +107,9 @@ async def stack(
             "slack": slack.spec(timeout_s=10) if slack else None,
             "people": {"members": {"ada": {"slack": "U1"}, "bob": {"slack": "U2"}, "eve": {}}},
             "escalation": {
-                "severities": {"P0": p0},
+                "severities": {"P0": p0, "P2": {**p0, "path": ["boss"], "via": ["slack"]}}
+                if slack
+                else {"P0": p0},
                 "rotations": {"primary": {"people": ["ada"], "starts": "2026-01-05"}},
                 "contacts": {"secondary": "bob", "boss": "eve"},
                 "pagerduty": {**page, "url": events.url} if events else None,
@@ -270,6 +278,8 @@ async def test_of_runs_at_the_same_instant_one_escalates(slack: SlackServer, inc
 RUN = """
 import asyncio, sys
 from flows.escalate_incident import escalate_incident
+from flows.escalation_state import Escalation
+from flows.escalation_telling import words_of
 from flows.report import Options
 asyncio.run(escalate_incident(stack=sys.argv[1], service="chat", severity="P0", title="x",
     poll_s=0.1, options=Options(incident=sys.argv[2])))
@@ -310,6 +320,94 @@ async def test_after_a_kill_the_next_run_goes_on_and_tells_nobody_twice(
     assert (await read_told(incident))[0] == before
     calls = [m for m in slack.messages() if m.thread_ts and "you are" in m.words]
     assert [m.mentions for m in calls] == [["<@U1>"], ["<@U2>"], []]
+
+
+async def begun(spec: StackSpec, incident: str, **values: Any) -> None:
+    """An incident that was opened by somebody else."""
+    fact = {"id": incident, "stack": spec.name, "service": "chat", "severity": "P0"}
+    more = {"title": "t", "source": "alert", "at": datetime.now(UTC), **values}
+    assert await open_incident(Opened.model_validate({**fact, **more}))
+
+
+async def test_the_time_to_answer_begins_with_the_call_and_not_with_the_incident(
+    slack: SlackServer, incident: str
+) -> None:
+    spec = await stack(slack, respond_min=LONG)
+    await begun(spec, incident, at=datetime.now(UTC) - timedelta(days=1))
+    run = asyncio.create_task(escalated(spec, incident))
+    await told(incident, 1)
+    await add(incident, ack())
+    await add(incident, end())
+    assert (await run).verdict == "passed"
+    assert who(await read_told(incident)) == [("ada", "slack")], "nobody else was told"
+
+
+async def test_a_run_that_goes_on_keeps_the_time_that_a_dead_one_began(
+    slack: SlackServer, incident: str
+) -> None:
+    spec = await stack(slack, respond_min=LONG)
+    await begun(spec, incident)
+    dead = Led(run_id=str(uuid4()), at=datetime.now(UTC) - timedelta(minutes=LONG), severity="P0")
+    await lead(incident, 0, dead)  # the server knows no such run (any more)
+    run = asyncio.create_task(escalated(spec, incident))
+    assert who(await told(incident, 2)) == [("ada", "slack"), ("bob", "slack")]
+    await add(incident, end())
+    assert (await run).verdict == "passed"
+    assert [(led.run_id == dead.run_id, led.round) for led in (await read_lead(incident)).runs] == [
+        (True, 0),
+        (False, 0),
+    ]
+
+
+async def test_who_starts_it_anew_after_nobody_answered_has_people_told_again(
+    slack: SlackServer, incident: str
+) -> None:
+    spec = await stack(slack, path=["primary"])
+    for count in (1, 2):
+        report = await escalated(spec, incident)
+        assert "NOBODY ANSWERED" in report.message
+        assert who(await read_told(incident)) == [("ada", "slack")] * count
+    assert [led.round for led in (await read_lead(incident)).runs] == [0, 1]
+
+
+async def test_a_worse_severity_takes_over_and_a_milder_one_does_not(
+    slack: SlackServer, incident: str
+) -> None:
+    spec = await stack(slack, respond_min=LONG)
+    mild = asyncio.create_task(escalated(spec, incident, severity="P2"))
+    await told(incident, 1)
+    bad = asyncio.create_task(escalated(spec, incident))
+    first = await mild
+    assert (first.verdict, first.blocked_by) == ("blocked", "locked")
+    assert "escalates it now, as P0" in first.message
+    assert sorted(who(await told(incident, 2))) == [("ada", "slack"), ("eve", "slack")]
+    second = await escalated(spec, incident, severity="P2")
+    assert (second.verdict, second.blocked_by) == ("blocked", "locked")
+    assert not [m for m in slack.messages() if "<!channel>" in m.mentions]
+    await add(incident, end())
+    report = await bad
+    assert report.verdict == "passed" and any("P2 became P0" in n for n in report.notes)
+
+
+async def test_what_an_alert_says_is_text_to_every_way_of_telling(
+    slack: SlackServer, incident: str
+) -> None:
+    spec = await stack(slack)
+    alert = {
+        "summary": "![x](http://evil/p.png) <!channel> \\[a](http://evil)",
+        "url": "http://prom/g?x=[1]!@here",
+    }
+    opened = Opened(
+        id=incident, stack=spec.name, service="chat", severity="P0", title="@all [down](http://e)",
+        source="alert", at=datetime.now(UTC), alert=alert,
+    )  # fmt: skip
+    run = Escalation(spec, "chat", "P0", Options(), "r", Incident(opened=opened), poll_s=1)
+    _, body = words_of(run, run.planned.steps[0])
+    assert "@\u200ball \\[down\\](http://e)" in body
+    assert "\\!\\[x\\](" in body and "<\u200b\\!channel>" in body and "\\\\\\[a\\](" in body
+    assert "url: http://prom/g?x=%5B1%5D%21%40here" in body
+    run.incident = Incident(opened=opened.model_copy(update={"alert": {"url": "javascript:x"}}))
+    assert "javascript" not in words_of(run, run.planned.steps[0])[1]
 
 
 async def test_an_incident_that_is_over_is_only_written_up(
@@ -357,7 +455,7 @@ async def test_without_a_matrix_or_its_row_the_run_says_that_nobody_was_told(
 ) -> None:
     spec = await stack(slack)
     report = await escalated(spec, incident, severity="P1")
-    assert report.verdict == "error" and "no P1 (known: P0)" in report.message
+    assert report.verdict == "error" and "no P1 (known: P0, P2)" in report.message
     await register(spec.model_copy(update={"escalation": None}))
     report = await escalated(spec, uuid4().hex[:8])
     assert report.verdict == "error" and "no section escalation" in report.message

@@ -1,8 +1,11 @@
 """The export against a real Prefect server: every ended run once, in order, in a whole chain."""
 
 import asyncio
+import gc
+import inspect
 import json
 import logging
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -20,18 +23,23 @@ from prefect.exceptions import MissingResult
 from prefect.states import Cancelled, Completed, Crashed, Failed, Pending, Running
 
 from blocks import prefect_runs
+from blocks.audit_chain import MAX_LINE, canonical
 from blocks.audit_export import exporting, read_exported
 from blocks.audit_log import AuditLog
+from blocks.audit_models import EndedRun, StateChange
 from blocks.incidents import Opened, open_incident
 from blocks.models import ServingConfig
 from blocks.prefect_runs import ended_runs, last_end
 from blocks.stack import StackSpec
 from deployments.bootstrap import register
+from flows import approval
 from flows import export_audit as module
+from flows.decisions.audit_record import record_of
 from flows.decisions.diagnosis import Diagnosis
 from flows.decisions.plan import Plan
 from flows.export_audit import export_audit
 from flows.report import Attempt, Options, Report, Verification
+from tasks.audit import add_runs
 from tests.conftest import PrefectServer, free_port
 from tests.flows.support import Slack, artifacts
 
@@ -267,6 +275,22 @@ async def test_a_late_run_within_the_window_is_found_without_being_asked(
     assert added(await export(stack, since="30d")) == 1 and too_late in records()
 
 
+async def test_since_leaves_no_hole(
+    registered_stack: StackSpec, prefect_server: PrefectServer
+) -> None:
+    """It ended after the last run that the trail has: `since` must not pass over it for ever."""
+    stack, now = registered_stack.name, datetime.now(UTC)
+    AuditLog().append("run", {"run": "x", "ended": (now - timedelta(days=9)).isoformat()})
+    before, missed = await ended(stack), await ended(stack)
+    move(prefect_server, before, now - timedelta(days=20))
+    move(prefect_server, missed, now - timedelta(days=5))
+    assert (await export(stack, since="1h")).verdict == "passed"
+    found = {r["run"] for r in AuditLog().records() if r["kind"] == "run"}
+    assert missed in found and before not in found
+    await export(stack, since="30d")
+    assert before in {r["run"] for r in AuditLog().records() if r["kind"] == "run"}
+
+
 async def test_a_run_that_was_taken_up_again_is_recorded_again(
     registered_stack: StackSpec,
 ) -> None:
@@ -313,6 +337,79 @@ async def test_data_that_nobody_expects_holds_nothing_up(registered_stack: Stack
     assert found[runs[4]]["asked"].startswith("sha256:")
 
 
+async def test_a_record_that_is_too_long_holds_nothing_up(registered_stack: StackSpec) -> None:
+    """Each by another of its parts; and a number that JSON does not have."""
+    stack = registered_stack.name
+    plan = a_report(stack, "r").plan
+    assert plan
+    huge = plan.model_dump(mode="json")
+    huge["how"], huge["service"] = "apply", "\U0001f600" * (MAX_LINE // 6)
+    endless = plan.model_dump(mode="json")
+    endless["after"]["gpu_memory_utilization"] = float("inf")
+    long, odd, fine = await ended(stack), await ended(stack), await ended(stack)
+    tagged = await ended(
+        stack, tags=("procedure:remediate-oom", *(f"stack:{n}-{'x' * 30_000}" for n in range(40)))
+    )
+    artifact = await says(long, {**a_report(stack, long).model_dump(mode="json"), "plan": huge})
+    report = {**a_report(stack, odd).model_dump(mode="json"), "attempts": [{"plan": endless}]}
+    await says(odd, report)
+    report_of = await export(stack)
+    assert report_of.verdict == "passed", report_of.message
+    found = records()
+    for run in (long, tagged):
+        assert "bytes; at most" in found[run]["note"] and "are left out" in found[run]["note"]
+        assert found[run]["reports"] == [] and found[run]["who"]["actor"] == "ada"
+    assert found[long]["links"]["artifacts"] == [artifact] and found[long]["stacks"] == [stack]
+    assert len(canonical(found[tagged])) < MAX_LINE / 4
+    assert "is no JSON" in found[odd]["note"] and "note" not in found[fine]
+    assert AuditLog().verify().first_broken is None
+
+
+async def test_who_approved_and_whose_answer_did_not_count(registered_stack: StackSpec) -> None:
+    stack = registered_stack.name
+    said = (
+        "an answer of eve, from slack did not count: eve is not in people",
+        "abcdef123456 was approved by bob, from slack (looks\nright)",
+    )
+    run, many = await ended(stack), await ended(stack)
+    await says(run, a_report(stack, run, notes=("the cache was warm", *said, "waited 3 s")))
+    flood = tuple(f"an answer of eve-{n}, from ui did not count: {'x' * 5000}" for n in range(99))
+    await says(many, a_report(stack, many, notes=(*flood, said[1])))
+    await export(stack)
+    found = records()
+    assert found[run]["approvals"] == list(said) and found[run]["approvals_left_out"] == 0
+    assert len(found[many]["approvals"]) == 40 and found[many]["approvals_left_out"] == 60
+    assert found[many]["approvals"][-1] == said[1]
+    assert max(map(len, found[many]["approvals"])) == 1000
+
+
+def test_the_notes_about_approvals_are_worded_as_the_export_looks_for_them() -> None:
+    source = inspect.getsource(approval.ask)
+    assert 'f"an answer of {by} did not count: ' in source
+    assert 'f"{plan.digest} was approved by ' in source
+
+
+def test_states_that_are_left_out_are_counted() -> None:
+    now = datetime.now(UTC)
+    states = tuple(StateChange(id=str(n), type="RUNNING", name=f"{n}", at=now) for n in range(45))
+    run = EndedRun(
+        id="r",
+        name="n",
+        procedure="p",
+        tags=(),
+        parameters={},
+        created=now,
+        started=now,
+        ended=now,
+        states=states,
+    )
+    record = record_of(run)
+    assert [s["name"] for s in record["states"]] == [str(n) for n in range(5, 45)]
+    assert record["states_left_out"] == 5
+    few = record_of(run.model_copy(update={"states": states[:40]}))
+    assert len(few["states"]) == 40 and few["states_left_out"] == 0
+
+
 async def test_a_dry_run_adds_nothing(registered_stack: StackSpec) -> None:
     await ended(registered_stack.name)
     report = await export(registered_stack.name, dry_run=True)
@@ -340,6 +437,20 @@ async def test_nothing_is_added_to_a_broken_chain(
     assert f"{path.name}:1: was changed" in report.message and "S3" not in report.message
     assert path.read_bytes() == bad and read_exported() == good
     assert any("was changed" in str(m) for m in slack.messages), slack.messages
+
+
+async def test_nothing_is_added_to_a_trail_that_was_removed(registered_stack: StackSpec) -> None:
+    """What is left is whole, and empty."""
+    stack = registered_stack.name
+    await ended(stack)
+    assert (await export(stack)).verdict == "passed"
+    good = read_exported()
+    for path in (*(p for p, _ in AuditLog().snapshot().files), AuditLog().folder / "head.json"):
+        path.unlink()
+    report = await export(stack)
+    assert report.verdict == "failed" and "nothing was added" in report.message
+    assert "export.json:1: names record" in report.message and "is gone" in report.message
+    assert AuditLog().verify().records == 0 and read_exported() == good
 
 
 async def test_another_export_is_waited_for(
@@ -405,12 +516,18 @@ async def test_the_copy_is_made_and_compared(
     exported = read_exported()
     assert exported and exported.copies == ("exported/audit",)
 
+    shutil.rmtree(AuditLog().folder)  # with export.json: only the copy knows
+    AuditLog().append("access", {"actor": "eve"})
+    anew = await export(stack)
+    assert anew.verdict == "failed" and "s3://exported/audit/open/" in anew.message
+    assert "is there, and record" in anew.message and read_exported() is None
+
     bucket["bucket"] = "no-such-bucket"
     await register(StackSpec.model_validate(document | {"audit": {"s3": bucket}}))
     failed = await export(stack)
     assert failed.verdict == "error" and "make the bucket" in failed.notes[0]
     assert "not-to-be-seen" not in failed.model_dump_json()
-    assert read_exported() == exported, "it is no verified export"
+    assert read_exported() is None, "it is no verified export"
 
 
 # ---- pages --------------------------------------------------------------------------------------
@@ -431,6 +548,39 @@ async def test_pages_are_small_and_in_order(
     found = [r for p in pages for r in p]
     assert sorted(r.id for r in found) == sorted(runs)
     assert [r.ended for r in found] == sorted(r.ended for r in found)
+
+
+def held() -> int:
+    """Runs that something still refers to."""
+    gc.collect()
+    return sum(type(x) is EndedRun for x in gc.get_objects())
+
+
+async def test_no_more_than_two_pages_are_held_at_once(
+    stack: str, home: Path, prefect_server: PrefectServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That which is written, and the next: whatever the number of runs."""
+    monkeypatch.setattr(prefect_runs, "PAGE", 3)
+    base = datetime(2022, 3, 1, tzinfo=UTC) + timedelta(seconds=int(uuid4().int % 10**7))
+    runs = [await ended(stack) for _ in range(10)]
+    for number, run in enumerate(runs):
+        move(prefect_server, run, base + timedelta(seconds=min(number, 5)))
+    whole, before, most = prefect_runs._whole, held(), list[int]()
+
+    async def reads(*args: Any) -> list[EndedRun]:
+        page = await whole(*args)
+        most.append(held() - before)
+        return page
+
+    monkeypatch.setattr(prefect_runs, "_whole", reads)
+
+    @flow
+    async def adds() -> tuple[int, int]:
+        begin, end = base - timedelta(seconds=1), base + timedelta(days=1)
+        return await add_runs(begin, end, lambda _: True, lambda run, _: record_of(run), False)
+
+    assert (await adds())[0] == 10 == len(records())
+    assert len(most) >= 4 and 0 < max(most) <= 6, most
 
 
 async def test_the_last_good_export_is_found_on_the_server(stack: str) -> None:

@@ -9,6 +9,8 @@ from blocks.stack import StackSpec
 from deployments.bootstrap import register
 from deployments.scenarios import SERVICE
 from deployments.staging import PROXY
+from tests.deployments.gateway_support import runs_of
+from tests.deployments.slack_support import deploy
 from tests.flows.conftest import Build
 from tests.flows.support import QUICK, Scene
 
@@ -73,3 +75,32 @@ async def test_a_backend_that_stays_dead_is_no_green_run(build: Build) -> None:
     report = await scene.run(OUTAGE, service=PROXY)
     assert report.verdict == "failed" and report.service == SERVICE, report.message
     assert pid(scene) == was, "a proxy is never restarted for its backend's fault"
+
+
+async def test_an_alert_on_a_proxy_calls_people_once_for_what_could_not_be_remedied(
+    build: Build,
+) -> None:
+    await deploy("escalate-incident")
+    scene, _ = await behind_a_proxy(build)
+    row = {"path": ["primary"], "via": ["mail"], "respond_min": 15}
+    await scene.edit(
+        people={"members": {"ada": {}}},
+        escalation={
+            "severities": {"P0": row},
+            "contacts": {"primary": "ada"},
+            "notify": {"mail": "${MAIL}"},
+        },
+    )
+    os.kill(scene.pid or 0, signal.SIGTERM)
+    scene.box.wait_exited(SERVICE)
+    alert = {"source": "alert", "actor": "alertmanager"}
+    report = await scene.run(OUTAGE, service=PROXY, flags=alert)
+    assert report.verdict == "passed", report.message
+    assert not [r for r in await runs_of(scene.spec.name) if r.parameters.get("severity")]
+    scene.fault(frozen=True)
+    report = await scene.run(OUTAGE, service=PROXY, flags=alert)
+    assert (report.verdict, report.service) == ("failed", SERVICE)
+    [run] = [r for r in await runs_of(scene.spec.name) if r.parameters.get("severity")]
+    assert run.parameters["service"] == SERVICE and run.parameters["severity"] == "P0"
+    assert "left alone" not in run.parameters["title"]
+    assert report.notes[-1] == f"people are called (P0): escalate-incident, run {str(run.id)[:8]}"

@@ -114,17 +114,28 @@ def start_prometheus(
 
 
 @contextmanager
-def start_alertmanager(tmp: Path) -> Iterator[Monitor]:
-    """An Alertmanager that tells nobody; alerts, silences and inhibitions are its own.
+def start_alertmanager(tmp: Path, webhook: str = "", token: str = "") -> Iterator[Monitor]:
+    """An Alertmanager; alerts, silences and inhibitions are its own.
 
     An alert `critical` inhibits a `warning` one of the same `service`.
+
+    Args:
+        tmp: where it keeps its data; a folder of its own is made in it.
+        webhook: URL that is told at once, of resolved alerts too; empty: nobody is told.
+        token: bearer token of the webhook.
     """
     binary = _binary("prometheus-alertmanager", "alertmanager")
     folder = tmp / f"alertmanager-{time.monotonic_ns()}"
     folder.mkdir(parents=True)
+    receiver: dict[str, object] = {"name": "somebody"}
+    if webhook:
+        bearer = {"authorization": {"type": "Bearer", "credentials": token}}
+        hook = {"url": webhook, "send_resolved": True, "http_config": bearer}
+        receiver["webhook_configs"] = [hook]
+    pauses = {"group_wait": "0s" if webhook else "1s", "group_interval": "1s"}
     config = {
-        "route": {"receiver": "nobody", "group_wait": "1s"},
-        "receivers": [{"name": "nobody"}],
+        "route": {"receiver": "somebody", "group_by": ["..."], **pauses},
+        "receivers": [receiver],
         "inhibit_rules": [
             {
                 "source_matchers": ['severity="critical"'],

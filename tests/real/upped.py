@@ -114,6 +114,11 @@ class Upped:
         return f"http://127.0.0.1:{self.port}"
 
     @property
+    def gateway(self) -> str:
+        """URL of its gateway."""
+        return str(json.loads((self.home / "up.json").read_text())["gateway"])
+
+    @property
     def children(self) -> dict[str, int]:
         """Name -> pid, as `up` writes them down."""
         with suppress(OSError, ValueError):
