@@ -23,6 +23,7 @@ from flows.decisions.stuck import (
 )
 from flows.procedure import state_of
 from flows.report import Options, Report
+from tasks.escalations import ESCALATE, resume_escalation
 from tasks.prefect_reads import end_run, free_slot, read_active_runs, read_locks
 from tasks.records import attempted, publish_artifact
 
@@ -101,7 +102,17 @@ async def _sweep_runs(stack: str, dry_run: bool, patience: Patience) -> tuple[in
         what = ("would end" if dry_run else "ended") if done else "left"
         why = "" if done or not one.ends else " (it moved on meanwhile)"
         notes.append(f"{what} {one.run.name} ({one.run.id[:8]}): {one.reason}{why}")
+        if done and not dry_run and one.run.name.startswith(ESCALATE):
+            notes.append(await _resumed(one.run.id))
     return ended, notes
+
+
+async def _resumed(run_id: str) -> str:
+    """Somebody was being called by that run, and may not have answered yet."""
+    try:
+        return f"run {(await resume_escalation(run_id))[:8]} goes on calling people"
+    except RunbookError as e:
+        return f"nobody goes on calling people: {e}"
 
 
 def _reason(found: StuckRun) -> str:
