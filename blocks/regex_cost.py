@@ -13,7 +13,7 @@ from typing import Any
 MATCHED = 256
 """Characters of a value that are matched."""
 MOST_TRIES = 24.1
-"""As a power of two: three of `.*` on 256 characters. No such pattern takes longer than a second."""
+"""As a power of two: three of `.*` on 256 characters. None such takes longer than a second."""
 _LONGEST = 500
 _REPEATS = {"MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT"}
 

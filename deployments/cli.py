@@ -80,6 +80,7 @@ def up(
 
     def ready() -> None:
         out.print(f"ready: [bold]{platform.ui}[/] (Ctrl-C stops it)", highlight=False)
+        out.print(f"alerts and Slack: {platform.gateway}", highlight=False)
 
     asyncio.run(serve(platform, ready))
     out.print("stopped")

@@ -42,15 +42,17 @@ def incidents(stack: StackOption = "", as_json: JsonOption = False) -> None:
     if as_json:
         sys.stdout.write(json.dumps([i.model_dump(mode="json") for i in found], indent=2) + "\n")
         return
-    names = ("incident", "severity", "service", "opened (UTC)", "who has it", "what")
-    table = Table(*names, box=None, header_style="bold")
+    table = Table("incident", box=None, header_style="bold")
+    for name in ("", "service", "since (UTC)", "who has it"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("what", no_wrap=True, overflow="ellipsis", ratio=1)
     for one in found:
         opened, has = one.opened, one.acknowledged
         table.add_row(
             opened.id,
             opened.severity,
             plain(f"{opened.stack}/{opened.service}"),
-            f"{opened.at.astimezone(UTC):%Y-%m-%d %H:%M}",
+            f"{opened.at.astimezone(UTC):%m-%d %H:%M}",
             plain(has.by) if has else "nobody",
             plain(opened.title),
         )

@@ -121,6 +121,11 @@ class Platform:
         """Where a browser finds it."""
         return self.url.removesuffix("/api")
 
+    @property
+    def gateway(self) -> str:
+        """Where alerts and Slack's requests go."""
+        return url_of(self._gateway) if self._gateway else ""
+
     async def start(self) -> None:
         """Bring everything up; returns when procedures can be run.
 

@@ -47,7 +47,12 @@ CREATE TABLE IF NOT EXISTS seen (key TEXT PRIMARY KEY, at REAL NOT NULL);
 CREATE INDEX IF NOT EXISTS seen_at ON seen (at);
 """
 """`earlier`: starts of alerts that were started once more since; `seen`: signatures of Slack's."""
-LATER = ("tries", "looked_at", "settled", "later_at")
+LATER = {
+    "tries": "INTEGER NOT NULL DEFAULT 1",
+    "looked_at": "REAL NOT NULL DEFAULT 0",
+    "settled": "INTEGER NOT NULL DEFAULT 0",
+    "later_at": "REAL NOT NULL DEFAULT 0",
+}
 """Columns that an inbox of an older version has not."""
 INDEXES = """
 CREATE INDEX IF NOT EXISTS alerts_open ON alerts (looked_at)
@@ -111,11 +116,11 @@ def prepare(db: sqlite3.Connection) -> None:
     """Create the tables, or add what an older version's have not."""
     db.executescript(TABLE)
     there = {column["name"] for column in db.execute("PRAGMA table_info(alerts)")}
-    for name in LATER:
+    for name, kind in LATER.items():
         if name not in there:
-            kind = "REAL NOT NULL DEFAULT 0"
-            kind = {"tries": "INTEGER NOT NULL DEFAULT 1"}.get(name, kind)
             db.execute(f"ALTER TABLE alerts ADD COLUMN {name} {kind}")
+    if "settled" not in there:  # nobody is called for what an older version started
+        db.execute("UPDATE alerts SET settled = 1")
     db.executescript(INDEXES)
 
 

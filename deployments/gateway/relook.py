@@ -45,6 +45,7 @@ class Relook:
         """For a gateway; `to_tell` is set when people are to be told of something."""
         self._gateway, self._inbox, self._to_tell = gateway, gateway.inbox, to_tell
         self._not_before = float("-inf")
+        self._since = time.monotonic()
 
     async def round(self) -> None:
         """Look at what is due; a Prefect server that does not answer is asked again later."""
@@ -88,6 +89,8 @@ class Relook:
         died = run is None or run.state is None or run.state.is_crashed() or _cancelled(run)
         if died and row.tries < STARTS and await self._again(row, state):
             return
+        if time.monotonic() - self._since < AFTER_S:
+            return  # while no gateway ran, the end of the alert could not be told: it is sent again
         if died or _over_s(run) > AFTER_S:
             await self._people(row, incident, state)
 

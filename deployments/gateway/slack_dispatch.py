@@ -52,9 +52,7 @@ def busy(gateway: Gateway, stacks: Sequence[str], payload: Payload) -> dict[str,
     if payload.get("command"):
         return {"response_type": "ephemeral", "text": BUSY}
     if _is_form(payload):
-        state = payload["view"].get("state")
-        values = state.get("values") if isinstance(state, Mapping) else None
-        if isinstance(values, Mapping) and values:
+        if values := _state(payload):
             return {"response_action": "errors", "errors": {str(next(iter(values))): BUSY}}
     begin(_tell_busy(gateway, stacks, payload), MOST_WORDS)
     return {}
@@ -86,7 +84,7 @@ def acknowledge(gateway: Gateway, stacks: Sequence[str], payload: Payload) -> di
 def _form_errors(gateway: Gateway, stacks: Sequence[str], payload: Payload) -> dict[str, str]:
     if not ready():  # a first import takes seconds: the form is checked after the answer
         return {}
-    state = (payload["view"].get("state") or {}).get("values") or {}
+    state = _state(payload)
     try:
         memo = memo_of(str(payload["view"].get("private_metadata") or ""))
         spec = gateway.stacks().get(memo.stack if memo.stack in stacks else "")
@@ -138,13 +136,21 @@ async def _do(call: Call, payload: Payload) -> None:
             return
         await obey(call, line)
     elif payload.get("type") == "block_actions":
-        for action in list(payload.get("actions") or ())[:1]:
-            await click(call, action)
+        if action := _action(payload):
+            await click(call, dict(action))
     elif _is_form(payload):
         view = payload["view"]
         memo = memo_of(str(view.get("private_metadata") or ""))
-        state = (view.get("state") or {}).get("values") or {}
-        await submit(call, memo, state, str(view.get("id") or ""))
+        await submit(call, memo, _state(payload), str(view.get("id") or ""))
+
+
+def _state(payload: Payload) -> Mapping[str, Any]:
+    """What stands in a form's inputs, by block; only those that are formed as Slack's are."""
+    state = payload["view"].get("state")
+    values = state.get("values") if isinstance(state, Mapping) else None
+    if not isinstance(values, Mapping):
+        return {}
+    return {k: v for k, v in values.items() if isinstance(v, Mapping)}
 
 
 def _is_form(payload: Payload) -> bool:

@@ -194,9 +194,9 @@ def texts_of(state: Mapping[str, Any], fields: Sequence[Field]) -> dict[str, str
         block = state.get(field.name)
         element = block.get(ACTION) if isinstance(block, Mapping) else None
         element = element if isinstance(element, Mapping) else {}
-        chosen = element.get("selected_option") or next(
-            iter(element.get("selected_options") or ()), None
-        )
+        several = element.get("selected_options")
+        first = several[0] if isinstance(several, list) and several else None
+        chosen = element.get("selected_option") or first
         text = chosen.get("value") if isinstance(chosen, Mapping) else element.get("value")
         found[field.name] = str(text or "").strip()[:TYPED]
     return found

@@ -206,7 +206,15 @@ def test_regular_expression_that_could_take_for_ever_is_refused(pattern):
 
 @pytest.mark.parametrize(
     "pattern",
-    ["Vllm(Down|Slow|Frozen)", ".*", ".*a.*b.*", "(Foo|Bar)?.*", "(?i)vllm.*", "[a-z-]+", r"(\w+)-\1"],
+    [
+        "Vllm(Down|Slow|Frozen)",
+        ".*",
+        ".*a.*b.*",
+        "(Foo|Bar)?.*",
+        "(?i)vllm.*",
+        "[a-z-]+",
+        r"(\w+)-\1",
+    ],
 )
 def test_regular_expression_as_people_write_them_is_taken(pattern):
     assert AlertRoute(match={"alertname": f"~{pattern}"}).match

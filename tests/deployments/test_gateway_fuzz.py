@@ -148,7 +148,9 @@ def heard():
     """All that is logged meanwhile."""
     text = io.StringIO()
     handler = logging.StreamHandler(text)
-    loggers = [logging.getLogger(n) for n in ("", "runbooks", "uvicorn.error", "prefect", "slack_sdk")]
+    loggers = [
+        logging.getLogger(n) for n in ("", "runbooks", "uvicorn.error", "prefect", "slack_sdk")
+    ]
     for one in loggers:
         one.addHandler(handler)
     yield text
@@ -192,7 +194,7 @@ def _tells_nothing(answer, sent):
 
 
 @settings(
-    max_examples=250,
+    max_examples=150,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

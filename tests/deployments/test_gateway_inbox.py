@@ -3,6 +3,8 @@
 import asyncio
 import json
 import os
+import re
+import sqlite3
 import time
 
 import pytest
@@ -11,6 +13,7 @@ from blocks.errors import Permanent, Transient
 from deployments.gateway import inbox as inboxes
 from deployments.gateway.alert_models import WireAlert, received
 from deployments.gateway.inbox import Inbox
+from deployments.gateway.inbox_rows import LATER, TABLE
 from tests.deployments.gateway_support import alert
 
 
@@ -101,3 +104,54 @@ async def test_two_alerts_never_share_an_incident(inbox):
     await inbox.accept([one, other], 1.0)
     names = [r.incident for r in await inbox.all()]
     assert names == [one.key[:8], other.key[8:16]]
+
+
+async def test_inbox_of_an_older_version_is_opened(tmp_path):
+    old = re.sub(r",\s+tries.*?later_at REAL NOT NULL DEFAULT 0", "", TABLE, flags=re.DOTALL)
+    assert not [name for name in LATER if name in old]
+    db = sqlite3.connect(tmp_path / "inbox.db")
+    db.executescript(old)
+    names = "key, kind, stack, incident, fingerprint, starts_at, name, summary, url, labels"
+    marks = "'k', 'firing', 's', 'abcdef01', 'f', 't', 'n', 's', 'u', '{}'"
+    db.execute(f"INSERT INTO alerts ({names}, received_at, seen_at) VALUES ({marks}, 1, 1)")
+    db.commit()
+    db.close()
+    one = Inbox(tmp_path / "inbox.db")
+    (row,) = await one.all()
+    # Nobody is called for what was started by a version that did not look.
+    assert (row.tries, row.settled, row.later_at) == (1, 1, 0)
+    await one.accept([kept()], 2.0)
+    await one.close()
+    one = Inbox(tmp_path / "inbox.db")
+    assert [r.settled for r in await one.all()] == [1, 0]
+    await one.close()
+
+
+async def test_what_was_seen_is_remembered_for_a_while(inbox):
+    assert await inbox.first("a", 1000.0, 600, 2)
+    assert not await inbox.first("a", 1599.0, 600, 2)
+    assert await inbox.first("b", 1599.0, 600, 2)
+    with pytest.raises(OverflowError):
+        await inbox.first("c", 1599.0, 600, 2)
+    assert await inbox.first("a", 1600.0, 600, 2)
+
+
+async def test_one_that_kept_failing_lets_the_others_go_first(inbox):
+    await inbox.accept([kept(0), kept(1)], 1.0)
+    first, second = await inbox.all()
+    await inbox.update(first, later_at=100.0)
+    assert (await inbox.oldest(50.0)).id == second.id
+    assert (await inbox.oldest(200.0)).id == second.id
+    await inbox.update(second, outcome="failed")
+    assert await inbox.oldest(50.0) is None
+    assert (await inbox.oldest(200.0)).id == first.id
+
+
+async def test_only_what_a_storm_dropped_and_still_fires_waits_again(inbox):
+    await inbox.accept([kept(n) for n in range(4)] + [kept(1, "resolved")], 1000.0)
+    for row in await inbox.all():
+        outcome = "too-old" if row.id == 3 else "dropped"
+        await inbox.update(row, outcome=outcome, again_at=9000.0 if row.id == 4 else 1500.0)
+    assert await inbox.dropped_again(1499.0) == 0
+    assert await inbox.dropped_again(1500.0) == 1
+    assert [r.id for r in await inbox.all() if not r.outcome] == [1]

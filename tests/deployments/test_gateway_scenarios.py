@@ -1,57 +1,27 @@
-"""Every scenario with steps is played on one real platform: `runbooks up`, as a user starts it."""
+"""Every scenario with steps is played on one real platform: `runbooks up`, as a user starts it.
 
-import asyncio
+One after the other: with several at once Prefect's SQLite stands still for up to a minute
+(`database is locked`), and what was saved is lost again.
+"""
 
 import pytest
 from pydantic import ValidationError
 
 from deployments.scenario_steps import Step
-from deployments.scenarios import Played, Scenario, load_all, play
+from deployments.scenarios import Scenario, load_all, play
 from tests.real.upped import Upped
 from tests.real.whole import prefect_server  # noqa: F401 - a fixture
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(280)]
 SCENARIOS = {s.name: s for s in load_all() if s.steps}
-AT_ONCE = 2
-"""With more at once, Prefect's SQLite stands still for up to a minute (`database is locked`)."""
-
-
-def disturbs(scenario: Scenario) -> bool:
-    """Whether others that are played at the same time would notice."""
-    return any(step.kill or step.hold for step in scenario.steps)
-
-
-@pytest.fixture(scope="module")
-def plays(
-    request: pytest.FixtureRequest,
-    prefect_server: Upped,  # noqa: F811
-) -> dict[str, Played | BaseException]:
-    """Every scenario that a test asks for, played beside each other: they mostly wait."""
-    items = [i for i in request.session.items if i.path == request.path]
-    asked = [getattr(i, "callspec", None) and i.callspec.params.get("name") for i in items]
-    wanted = {name: SCENARIOS[name] for name in asked if name}
-    places = asyncio.Semaphore(AT_ONCE)
-
-    async def one(scenario: Scenario) -> Played:
-        async with places:
-            return await play(scenario)
-
-    async def everything() -> dict[str, Played | BaseException]:
-        beside = {n: s for n, s in wanted.items() if not disturbs(s)}
-        done = await asyncio.gather(*map(one, beside.values()), return_exceptions=True)
-        found = dict(zip(beside, done, strict=True))
-        for name in wanted.keys() - beside.keys():
-            found[name] = (await asyncio.gather(one(wanted[name]), return_exceptions=True))[0]
-        return found
-
-    return asyncio.run(everything())
 
 
 @pytest.mark.parametrize("name", sorted(SCENARIOS))
-def test_scenario_plays_as_written(name: str, plays: dict[str, Played | BaseException]) -> None:
-    played = plays[name]
-    if isinstance(played, BaseException):
-        raise played
+async def test_scenario_plays_as_written(
+    name: str,
+    prefect_server: Upped,  # noqa: F811
+) -> None:
+    played = await play(SCENARIOS[name])
     assert played.problems == ()
 
 

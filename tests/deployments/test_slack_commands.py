@@ -238,6 +238,8 @@ async def test_freezes_of_two_at_once_both_hold(place: World) -> None:
 
 async def test_a_freeze_does_not_undo_what_is_applied_meanwhile(place: World) -> None:
     """An approver is revoked between the freeze's reading and its writing."""
+    from deployments.bootstrap import register
+
     revoked = place.spec.model_copy(update={"people": PeopleSpec()})
     assert (await place.stored()).people != revoked.people
     windows: tuple[Window, ...] = ()

@@ -9,13 +9,14 @@ from tests.conftest import PrefectServer, free_port
 from tests.deployments.gateway_load import Load, blast, settled
 from tests.deployments.gateway_support import Process, deployed, inventory, runs_of
 
-ALERTS, DISTINCT, SERVICES = 1000, 200, 20
-STORM = {"per_service": 4, "total": 50, "window_s": 3600}
+ALERTS, DISTINCT, SERVICES = 400, 80, 10
+"""The thousand of the acceptance are in tests/benchmarks/bench_gateway.py, with their times."""
+STORM = {"per_service": 4, "total": 20, "window_s": 3600}
 RSS_MIB = 350
 pytestmark = [pytest.mark.real, pytest.mark.timeout(280)]
 
 
-async def test_thousand_alerts_are_each_acted_on_once_or_dropped_by_rule(
+async def test_alerts_of_a_storm_are_acted_on_once_or_dropped_by_rule(
     tmp_path, home, prefect_server: PrefectServer
 ):
     procedures = ("remediate-outage", "remediate-latency", "remediate-oom", "remediate-crash")
@@ -25,7 +26,7 @@ async def test_thousand_alerts_are_each_acted_on_once_or_dropped_by_rule(
     gateway.start()
     try:
         await gateway.ready()
-        load = Load(ALERTS, DISTINCT, list(spec.services), names=len(procedures), seconds=10)
+        load = Load(ALERTS, DISTINCT, list(spec.services), names=len(procedures), seconds=4)
         answers = await blast(gateway, spec.name, load)
         assert Counter(a.status for a in answers) == {202: ALERTS}
         assert sum(a.accepted for a in answers) == DISTINCT
