@@ -54,6 +54,7 @@ class Scene:
         params: dict[str, Any] | None = None,
         until: str = "exited",
         policy: dict[str, Any] | None = None,
+        restart: str = "no",
         **stack: Any,
     ) -> "Scene":
         """A server that died of its KV cache, or (until=serving) that fits and serves."""
@@ -67,6 +68,7 @@ class Scene:
                     "serving": {**fits, **(serving or {})},
                     "params": {"startup_s": 0.1, **(params or {})},
                     "ladder": LADDER,
+                    "restart": restart,
                     "policy": {**QUICK, **(policy or {})},
                 },
                 "trigger": {"until": until},
