@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 # Processes of `make test`: the tests mostly wait. With ARGS it is pytest's own one (-x, --pdb).
-JOBS   ?= $(if $(ARGS),0,4)
+JOBS   ?= $(if $(ARGS),0,3)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint bench docs lock clean

@@ -62,9 +62,7 @@ def block_name(stack: str, part: str) -> str:
 
 
 class Stack(Block):
-    """One platform's inventory. Its services, machines and servers are blocks of their own,
-    named `<stack>--<name>` or `<stack>`, so that an operator can edit each in the UI.
-    """
+    """A platform's inventory; its parts are blocks of their own, `<stack>--<name>` or `<stack>`."""
 
     model_config = ConfigDict(frozen=False)
     _block_type_name = "Stack"
@@ -133,15 +131,18 @@ async def _save(client: PrefectClient, kind: type[Block], wanted: dict[str, Any]
         schema, data = document.block_schema_id, jsonable(document.data)
         found = there.get(name)
         if found is None:
-            await client.create_block_document(
-                BlockDocumentCreate(
-                    name=name,
-                    data=data,
-                    block_schema_id=schema,
-                    block_type_id=document.block_type_id,
-                )
+            new = BlockDocumentCreate(
+                name=name,
+                data=data,
+                block_schema_id=schema,
+                block_type_id=document.block_type_id,
             )
-        elif (found.block_schema_id, found.data) != (schema, data):
+            try:
+                await client.create_block_document(new)
+                continue
+            except ObjectAlreadyExists:  # a busy server: said twice by Prefect's client, or by two
+                found = (await _all(client, kind))[name]
+        if (found.block_schema_id, found.data) != (schema, data):
             await client.update_block_document(
                 found.id, BlockDocumentUpdate(block_schema_id=schema, data=data)
             )
@@ -168,6 +169,10 @@ PAGE = 200
 """The most that Prefect gives at once."""
 
 
+Documents = dict[type[Block], dict[str, BlockDocument]]
+"""Blocks as they are stored: kind -> name -> document."""
+
+
 async def load_stack(ref: str) -> StackSpec:
     """The inventory by registered name, or from a YAML file.
 
@@ -176,32 +181,85 @@ async def load_stack(ref: str) -> StackSpec:
     """
     if is_file(ref):
         return read_stack_file(ref)
-    stack = await _load(Stack, ref) if is_slug(ref) else None
-    if stack is None:
-        raise Permanent(f"stack {ref!r} is not registered; run: runbooks apply STACK.yaml")
+    async with get_client() as client:
+        there: Documents = {Stack: await _named(client, Stack, ref)}
+        document = there[Stack].get(ref)
+        if document is None:
+            raise Permanent(f"stack {ref!r} is not registered; run: runbooks apply STACK.yaml")
+        stack = _values(Stack, document)
+        engines = set(_engines(stack).values())
+        for engine, kind in ENGINES.items():
+            there[kind] = await _all(client, kind) if engine in engines else {}
+        for section, kind in MANY.items():
+            there[kind] = await _all(client, kind) if stack.get(section) else {}
+        for section, kind in ONE.items():
+            there[kind] = await _named(client, kind, ref) if stack.get(section) else {}
+    return _assembled(ref, there)
+
+
+async def load_stacks() -> dict[str, StackSpec | Permanent]:
+    """Every registered inventory, or what is wrong with it, by name.
+
+    Each kind of block is read once, however many inventories there are.
+    """
+    async with get_client() as client:
+        kinds: list[type[Block]] = [Stack, *ENGINES.values(), *MANY.values(), *ONE.values()]
+        there: Documents = {kind: await _all(client, kind) for kind in kinds}
+    found: dict[str, StackSpec | Permanent] = {}
+    for name in sorted(there[Stack]):
+        try:
+            found[name] = _assembled(name, there)
+        except Permanent as e:
+            found[name] = e
+    return found
+
+
+async def _all(client: PrefectClient, kind: type[Block]) -> dict[str, BlockDocument]:
+    return {str(d.name): d for d in await _documents(client, kind)}
+
+
+async def _named(client: PrefectClient, kind: type[Block], name: str) -> dict[str, BlockDocument]:
+    """The block of that name, if there is one."""
+    if not is_slug(name):
+        return {}
+    try:
+        found = await client.read_block_document_by_name(name, kind.get_block_type_slug())
+    except ObjectNotFound:
+        return {}
+    return {name: found}
+
+
+def _engines(stack: dict[str, Any]) -> dict[str, str]:
+    """Service -> its engine."""
     engines = stack.get("services")
     if isinstance(engines, list):  # registered by 0.1, which knew vLLM servers only
-        engines = dict.fromkeys(map(str, engines), "vllm")
-    fields: dict[str, Any] = {
-        "name": ref,
-        **{k: v for k, v in stack.items() if k in PLAIN},
-        "services": {},
-    }
-    wanted = engines if isinstance(engines, dict) else {}
-    for engine, kind in ENGINES.items():
-        names = [n for n, e in wanted.items() if (e if e in ENGINES else "vllm") == engine]
-        fields["services"] |= await _parts(kind, ref, names)
-    fields["services"] = {name: fields["services"][name] for name in wanted}  # in its own order
+        return dict.fromkeys(map(str, engines), "vllm")
+    known = engines if isinstance(engines, dict) else {}
+    return {n: e if e in ENGINES else "vllm" for n, e in known.items()}
+
+
+def _assembled(ref: str, there: Documents) -> StackSpec:
+    """One inventory out of its blocks.
+
+    Raises:
+        Permanent: a block is missing, or was edited into nonsense.
+    """
+    stack = _values(Stack, there[Stack][ref])
+    wanted = _engines(stack)
+    fields: dict[str, Any] = {"name": ref, **{k: v for k, v in stack.items() if k in PLAIN}}
+    fields["services"] = {n: _part(ENGINES[e], ref, n, there) for n, e in wanted.items()}
     for section, kind in MANY.items():
         listed = stack.get(section)
-        fields[section] = await _parts(kind, ref, listed if isinstance(listed, list) else [])
+        names = map(str, listed if isinstance(listed, list) else [])
+        fields[section] = {name: _part(kind, ref, name, there) for name in names}
     for section, kind in ONE.items():
-        fields[section] = await _load(kind, ref) if stack.get(section) else None
+        one = there[kind].get(ref) if stack.get(section) else None
+        fields[section] = _values(kind, one) if one else None
     try:
         return StackSpec.model_validate(fields)
     except ValidationError as e:
         raise Permanent(
-            "\n".join(faults(e.errors(), StackSpec, lambda p: _block(ref, p, engines)))
+            "\n".join(faults(e.errors(), StackSpec, lambda p: _block(ref, p, wanted)))
         ) from None
 
 
@@ -221,37 +279,21 @@ def _block(ref: str, path: Sequence[Any], engines: Any) -> str:
     return f"block {ONE.get(head, Stack).get_block_type_slug()}/{ref}"
 
 
-async def _parts(kind: type[Block], ref: str, names: Sequence[str]) -> dict[str, Any]:
-    """The values of the named parts, by name.
+def _part(kind: type[Block], ref: str, name: str, there: Documents) -> dict[str, Any]:
+    """The values of a named part.
 
     Raises:
-        Permanent: one of them does not exist.
+        Permanent: it does not exist.
     """
-    if not names:
-        return {}
-    async with get_client() as client:
-        there = {d.name: d for d in await _documents(client, kind)}
-    found = {}
-    for name in map(str, names):
-        if (document := there.get(block_name(ref, name))) is None:
-            raise Permanent(
-                f"block {kind.get_block_type_slug()}/{block_name(ref, name)} does not exist, and "
-                f"stack {ref!r} names it; run: runbooks apply STACK.yaml"
-            )
-        found[name] = _values(kind, document)
-    return found
+    document = there[kind].get(block_name(ref, name))
+    if document is None:
+        raise Permanent(
+            f"block {kind.get_block_type_slug()}/{block_name(ref, name)} does not exist, and "
+            f"stack {ref!r} names it; run: runbooks apply STACK.yaml"
+        )
+    return _values(kind, document)
 
 
 def _values(kind: type[Block], document: BlockDocument) -> dict[str, Any]:
     """As they are stored: whoever edited them is told by our own rules."""
     return {k: v for k, v in document.data.items() if k in kind.model_fields}
-
-
-async def _load(kind: type[Block], name: str) -> dict[str, Any] | None:
-    """The values of one block; None when there is none."""
-    async with get_client() as client:
-        try:
-            found = await client.read_block_document_by_name(name, kind.get_block_type_slug())
-        except ObjectNotFound:
-            return None
-    return _values(kind, found)

@@ -40,6 +40,7 @@ def router(gateway: Gateway) -> APIRouter:
         said = {
             "inbox": await inbox(),
             "dispatcher": "ok" if now - gateway.dispatcher_at < ALIVE_S else "does not work",
+            "stacks": "ok" if gateway.known else "not read yet",
             "prefect": "ok" if now - gateway.prefect_at < LATELY_S else "does not answer",
         }
         well = all(word == "ok" for word in said.values())

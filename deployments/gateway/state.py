@@ -17,7 +17,7 @@ from blocks.errors import Permanent, RunbookError
 from blocks.journal import home
 from blocks.secret_ref import resolve
 from blocks.stack import StackSpec
-from blocks.stack_blocks import load_stack, registered
+from blocks.stack_blocks import load_stacks
 from deployments.gateway.inbox import Inbox
 from deployments.gateway.metrics import Metrics
 
@@ -113,16 +113,15 @@ class Gateway:
             await self._read()
 
     async def _read(self) -> None:
-        names = list(await registered())
         stacks: dict[str, StackSpec] = {}
         tokens: dict[str, str] = {}
-        for name in names:
-            try:
-                stacks[name] = await load_stack(name)
-            except Permanent as e:
-                log.warning("%s", str(e)[:500])
-                if name in self._stacks:  # edited into nonsense: the last good one
-                    stacks[name] = self._stacks[name]
+        for name, found in (await load_stacks()).items():
+            if isinstance(found, StackSpec):
+                stacks[name] = found
+                continue
+            log.warning("%s", str(found)[:500])
+            if name in self._stacks:  # edited into nonsense: the last good one
+                stacks[name] = self._stacks[name]
         for name, spec in stacks.items():
             if spec.alerts is None:
                 continue

@@ -114,7 +114,7 @@ class Browser:
                 self.call("Page.navigate", url=url)
             return all(t.lower() in text for t in texts)
 
-        self.wait(repr(texts), shown, 40)
+        self.wait(repr(texts), shown, 90)
         return self.text()
 
     def run(self, script: str) -> Any:
