@@ -78,9 +78,11 @@ class Teller:
         if channel and channel != self.slack.channel and report.verdict != "passed":
             slack, view = self.slack, view_of(report, **self._more())
             blocks, text = card(view)
-            problem = problem or await attempted(
+            # Whatever became of the first: these are the people on call.
+            called = await attempted(
                 "Slack", lambda: publish_card(slack, f"{view.key}-call", blocks, text, channel)
             )
+            problem = problem or called
         if chart and refs:
             slack, png = self.slack, base64.b64decode(chart)
             name = f"{report.procedure}-{report.run_id[:8]}.png"
@@ -105,10 +107,10 @@ class Teller:
                 get_run_logger().warning("Slack was not told: %s", str(e)[:200])
 
     async def incident_facts(self) -> Incident | None:
-        """The incident: its severity, who acknowledged it; None where there is none, or unread."""
-        if self.incident and self.facts is None:
+        """The incident as it is now; as it was last seen where it cannot be read; None: unknown."""
+        if self.incident:
             with contextlib.suppress(Exception):
-                self.facts = await read_incident(self.incident)
+                self.facts = await read_incident(self.incident) or self.facts
         return self.facts
 
     async def _show(self, view: CardView, refs: list[CardRef] | None = None) -> str:

@@ -85,3 +85,17 @@ async def test_slack_that_is_away_holds_nothing_up_and_is_said(
     report = await scene.run(OOM)
     assert report.verdict == "passed" and await scene.health() == "healthy"
     assert any("Slack could not be published" in note for note in report.notes)
+
+
+async def test_the_people_on_call_are_told_although_the_first_channel_fails(
+    build: Build, people: SlackServer
+) -> None:
+    scene = await build(
+        policy={"autonomy": "approve"},
+        slack=people.spec(channel="C404"),
+        service={"escalate_to": "C2"},
+    )
+    report = await scene.run(OOM)
+    assert report.blocked_by == "not-approved"
+    assert any("Slack could not be published" in note for note in report.notes)
+    assert [m.channel for m in people.messages()] == ["C2"]
